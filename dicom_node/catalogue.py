@@ -1,0 +1,226 @@
+"""The catalogue of models: what each `dicom.toml` says, and the digest of each bundle.
+
+What comes in: the folder of bundles. What goes out: a frozen `ModelDescription` for each, or a
+`BundleRefused` that names file, key and reason. It reads text and hashes files; it never imports,
+unpickles or runs anything of a bundle.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dicom_node.errors import BundleRefused
+
+SIDECAR = "dicom.toml"
+
+Code = tuple[str, str, str]
+"""Code Value, Coding Scheme Designator, Code Meaning (PS3.3 8.8)."""
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Algorithm(_Part):
+    """Algorithm identification (PS3.3 10.16)."""
+
+    code: Code = ("123110", "DCM", "Artificial Intelligence")
+
+
+class ModelHead(_Part):
+    """Who the model is."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{1,40}$")
+    title: str = Field(max_length=40)
+    version: str
+    task: Literal["segmentation", "classification", "denoising"]
+    enabled: bool = True
+    limits: str
+    algorithm: Algorithm = Field(default_factory=Algorithm)
+
+
+class InputContract(_Part):
+    """Which series the model is meant for; outside it the answer is "not applicable"."""
+
+    modality: tuple[str, ...]
+    dimensions: Literal[2, 3]
+    body_part: tuple[str, ...] = ()
+    min_slices: int = 1
+    max_slices: int = 2000
+    max_slice_spacing_mm: float | None = None
+    min_extent_mm: float | None = None
+    image_type_excludes: tuple[str, ...] = ("LOCALIZER",)
+
+    def violated_by(self, attributes: Mapping[str, Any], slices: int) -> str | None:
+        """Why a series with these header values lies outside the contract; None where it does not.
+
+        Args:
+            attributes: `modality`, `body_part`, `image_type` of the series.
+            slices: how many slices (or frames) it has.
+        """
+        modality = attributes.get("modality") or "unknown"
+        if modality not in self.modality:
+            return f"modality is {modality}, the model takes {', '.join(self.modality)}"
+        body_part = attributes.get("body_part")
+        if self.body_part and body_part and body_part.upper() not in self.body_part:
+            return f"body part is {body_part}, the model takes {', '.join(self.body_part)}"
+        excluded = set(attributes.get("image_type") or ()) & set(self.image_type_excludes)
+        if excluded:
+            return f"image type has {', '.join(sorted(excluded))}, which the model does not take"
+        if slices < self.min_slices:
+            return f"{slices} slice{'s' * (slices != 1)}, the model takes {self.min_slices} or more"
+        if slices > self.max_slices:
+            return f"{slices} slices, the model takes {self.max_slices} or fewer"
+        return None
+
+    def violated_by_grid(self, slice_spacing_mm: float, slices: int) -> str | None:
+        """Why the volume's grid lies outside the contract; None where it does not."""
+        if self.max_slice_spacing_mm and slice_spacing_mm > self.max_slice_spacing_mm:
+            return (
+                f"slices lie {slice_spacing_mm:.2f} mm apart, "
+                f"the model takes {self.max_slice_spacing_mm:g} mm or less"
+            )
+        extent = slice_spacing_mm * slices
+        if self.min_extent_mm and extent < self.min_extent_mm:
+            return f"the slices span {extent:.0f} mm, the model needs {self.min_extent_mm:g} mm or more"
+        return None
+
+
+class SegmentDescription(_Part):
+    """One label of a segmentation, with its codes (PS3.3 C.8.20.2)."""
+
+    value: Annotated[int, Field(ge=1, le=255)]
+    label: str = Field(max_length=64)
+    category: Code
+    type: Code
+    modifier: Code | None = None
+    region: Code | None = None
+    color_rgb: tuple[Byte, Byte, Byte]
+    lesion: bool = False
+    """Each connected component is a finding of its own, with diameters and a contour in the report."""
+
+
+class ClassDescription(_Part):
+    """One class of a classifier."""
+
+    index: Annotated[int, Field(ge=0)]
+    label: str = Field(max_length=64)
+    finding: Code
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class Outputs(_Part):
+    """What the model's results look like in a study."""
+
+    series_number: Annotated[int, Field(ge=1000, le=999999)] = 9000
+    heatmap: bool = False
+    heatmap_layer: str | None = None
+
+
+class ModelDescription(_Part):
+    """A bundle's sidecar `dicom.toml`, checked, with where the bundle lies."""
+
+    model: ModelHead
+    input: InputContract
+    segments: tuple[SegmentDescription, ...] = ()
+    classes: tuple[ClassDescription, ...] = ()
+    outputs: Outputs = Field(default_factory=Outputs)
+    folder: Path
+
+    @model_validator(mode="after")
+    def _has_what_its_task_needs(self) -> "ModelDescription":
+        if self.model.task == "segmentation" and not self.segments:
+            raise ValueError("a segmentation model names its segments")
+        if self.model.task == "classification" and not self.classes:
+            raise ValueError("a classification model names its classes")
+        values = [segment.value for segment in self.segments]
+        if len(values) != len(set(values)):
+            raise ValueError("two segments have the same value")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The model's name, equal to its folder's."""
+        return self.model.name
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of the bundle's files; hidden files are left out."""
+        return bundle_digest(self.folder)
+
+
+def bundle_files(folder: Path) -> list[Path]:
+    """The files that make up a bundle, sorted; docs are for people and do not change the digest.
+
+    Raises:
+        BundleRefused: a link, which could lead out of the bundle.
+    """
+    found = [folder / SIDECAR]
+    for part in ("configs", "models", "scripts"):
+        found += [path for path in (folder / part).rglob("*") if not path.name.startswith(".")]
+    for path in found:
+        if path.is_symlink():
+            raise BundleRefused(f"{path}: a link; a bundle holds plain files only")
+    return sorted(path for path in found if path.is_file() and "__pycache__" not in path.parts)
+
+
+def bundle_digest(folder: Path) -> str:
+    """SHA-256 (hex) over each file's relative name, length and content."""
+    digest = hashlib.sha256()
+    for path in bundle_files(folder):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def describe(folder: Path) -> ModelDescription:
+    """Read one bundle's sidecar.
+
+    Raises:
+        BundleRefused: it is missing, not TOML, or says something that it may not.
+    """
+    file = folder / SIDECAR
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleRefused(f"{file}: no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise BundleRefused(f"{file}: {error}") from error
+    try:
+        description = ModelDescription(folder=folder.resolve(), **values)
+    except (ValidationError, TypeError) as error:
+        raise BundleRefused(f"{file}: {_explain(error)}") from error
+    if description.name != folder.name:
+        raise BundleRefused(
+            f"{file}: model.name is {description.name!r}, the folder {folder.name!r}"
+        )
+    return description
+
+
+def catalogue(models_dir: Path) -> dict[str, ModelDescription]:
+    """Every bundle under `models_dir` that has a sidecar, by name.
+
+    Raises:
+        BundleRefused: the folder does not exist, or a sidecar is wrong.
+    """
+    if not models_dir.is_dir():
+        raise BundleRefused(f"{models_dir}: no such folder of models")
+    folders = sorted(path.parent for path in models_dir.glob(f"*/{SIDECAR}"))
+    return {folder.name: describe(folder) for folder in folders}
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: "
+            f"{problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        )
+    return str(error)
