@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
+from dicom_node.lifecycle import DeliveryState
+
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
@@ -85,12 +87,13 @@ class OpenSeries:
     patient_id: str
     calling_ae: str
     called_ae: str
+    attributes: Mapping[str, Any]
+    """Header values that stand for the whole series."""
     instances: tuple["InstanceFacts", ...]
     sending: bool
     """An association that carried this study is still open."""
     released: bool
     """Every association that carried this series ended by release."""
-    state: str = "OPEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class InstanceFacts:
     sop_instance_uid: str
     sop_class_uid: str
     sha256: str
+    patient_id: str
     attributes: Mapping[str, Any]
     quarantine: str | None
 
@@ -182,12 +186,12 @@ class DueDelivery:
     id: int
     destination: str
     attempts: int
-    result_path: str
+    state: DeliveryState
+    path: str
     sha256: str
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
-    state: str
 
 
 # --- images and predictions ----------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Opening the database: engine, durability pragmas, migrations.
+
+What comes in: a SQLAlchemy URL. What goes out: an `Engine` whose transactions are durable when they
+commit, on a schema that is up to date. `writing` opens a transaction that is meant to write: on SQLite
+it takes the write lock at once, so that two writers wait for each other instead of failing half-way.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.pool import NullPool
+
+from dicom_node.errors import ConfigurationError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_SECONDS = 30.0
+
+
+def utc_now() -> datetime:
+    """The wall clock, for people; nothing times out by it."""
+    return datetime.now(UTC)
+
+
+def open_database(url: str) -> Engine:
+    """Connect and bring the schema up to date.
+
+    Raises:
+        ConfigurationError: the URL is not one of SQLite or PostgreSQL, or the schema is newer than this
+            program.
+    """
+    engine = connect(url)
+    upgrade(engine)
+    return engine
+
+
+def connect(url: str) -> Engine:
+    """An engine without touching the schema."""
+    backend = make_url(url).get_backend_name()
+    if backend == "sqlite":
+        return _sqlite(url)
+    if backend == "postgresql":
+        return create_engine(url, pool_pre_ping=True)
+    raise ConfigurationError(f"database_url: {backend!r} is not supported (sqlite or postgresql)")
+
+
+def _sqlite(url: str) -> Engine:
+    file = make_url(url).database
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, poolclass=NullPool)
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, see below
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes: it commits at the end of the block, or leaves nothing behind."""
+    with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that reads one consistent state."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+def upgrade(engine: Engine) -> None:
+    """Run the migrations that are missing; several processes may call it at once."""
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    head = scripts.get_current_head()
+    with reading(engine) as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    if current == head:
+        return
+    if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
+        raise ConfigurationError(
+            f"the database is of schema {current}, which this version does not know; "
+            "it was made by a newer one"
+        )
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,62 @@
+"""Moving a state: compare-and-set on the row, and one `transition` row that says why.
+
+This is the only module that writes a `state` column of an existing row. A move that `lifecycle.MOVES`
+does not hold raises; a row that is no longer in the expected state is left alone and reported.
+"""
+
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, update
+
+from dicom_node.lifecycle import State, check_move
+from dicom_node.store.database import utc_now
+from dicom_node.store.tables import transition
+
+
+def began(connection: Connection, table: Table, row_id: int, state: State, reason: str) -> None:
+    """Record that a row came into being in `state`."""
+    _record(connection, table, row_id, None, state, reason)
+
+
+def move(
+    connection: Connection,
+    table: Table,
+    row_id: int,
+    old: State,
+    new: State,
+    reason: str,
+    **values: Any,
+) -> bool:
+    """Move a row from `old` to `new`, setting further columns with it.
+
+    Returns:
+        False if the row was not in `old` any more; nothing is changed then.
+
+    Raises:
+        IllegalMove: `old -> new` is not in the table of moves.
+    """
+    check_move(old, new)
+    if "reason" in table.c:
+        values.setdefault("reason", reason)
+    moved = connection.execute(
+        update(table).where(table.c.id == row_id, table.c.state == old).values(state=new, **values)
+    )
+    if moved.rowcount != 1:
+        return False
+    _record(connection, table, row_id, old, new, reason)
+    return True
+
+
+def _record(
+    connection: Connection, table: Table, row_id: int, old: State | None, new: State, reason: str
+) -> None:
+    connection.execute(
+        insert(transition).values(
+            entity=table.name,
+            entity_id=row_id,
+            old=None if old is None else old.value,
+            new=new.value,
+            reason=reason,
+            at=utc_now(),
+        )
+    )
