@@ -4,7 +4,7 @@ Coordinates are DICOM's: LPS, millimetres (PS3.3 C.7.6.2.1.1). Arrays are indexe
 (slice, row, column); an affine maps `(z, y, x, 1)` to the LPS position of that voxel's centre.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -198,6 +198,16 @@ class DueDelivery:
 
 
 @dataclass(frozen=True, slots=True)
+class RawInstance:
+    """One instance as it was received: the bytes of its data set, without preamble and file meta."""
+
+    data: bytes | memoryview
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class SourceFrame:
     """The image a slice came from: an instance, and a frame of it where it is multi-frame (from 1)."""
 
@@ -213,10 +223,11 @@ class Volume:
     Attributes:
         array: `(z, y, x)` float32; slices sorted so that z grows along the normal of the image plane
             (row direction x column direction).
-        affine: `(4, 4)` float64, `(z, y, x, 1)` -> LPS mm of the voxel's centre.
+        affine: `(4, 4)` float64, `(z, y, x, 1)` -> LPS mm of the voxel's centre. Sheared where the gantry
+            was tilted: the first column is the step from slice to slice, not always the normal.
         frames: the source of each slice, `len(frames) == array.shape[0]`.
-        headers: source data sets without pixel data; one for each slice, or a single one for a
-            multi-frame instance.
+        headers: source data sets without pixel data, read when asked for: one for each slice, or one for
+            each multi-frame instance.
         rescale: per-slice `(slope, intercept)` that was applied, `(z, 2)`.
         notes: what was unusual and handled, for the report.
     """
@@ -224,7 +235,7 @@ class Volume:
     array: Float32
     affine: Float64
     frames: tuple[SourceFrame, ...]
-    headers: tuple[Dataset, ...]
+    headers: Sequence[Dataset]
     rescale: Float64
     notes: tuple[str, ...] = ()
 
