@@ -1,0 +1,273 @@
+"""A series' instances in, an image in modality values out: `read_image`.
+
+What comes in: `RawInstance`s of one series, in any order. What goes out: a `Volume` (CT, MR, PET, single-
+or multi-frame) or a `ProjectionImage`. It owns the invariant that every slice knows its source frame and
+its true place. It reads no files, and it refuses what it cannot place rather than guess.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+from pydicom import Dataset
+
+from dicom_node.errors import GeometryError, ReadError
+from dicom_node.read import pixels
+from dicom_node.read.elements import RawHeader, data_set, walk
+from dicom_node.read.multiframe import frame_planes
+from dicom_node.read.stack import Plane, arrange
+from dicom_node.records import (
+    Float32,
+    Float64,
+    Image,
+    ProjectionImage,
+    RawInstance,
+    SourceFrame,
+    Volume,
+)
+
+MODALITY, PATIENT_ID = 0x00080060, 0x00100020
+STUDY_UID, SERIES_UID, FRAME_OF_REFERENCE = 0x0020000D, 0x0020000E, 0x00200052
+POSITION, ORIENTATION, PIXEL_SPACING = 0x00200032, 0x00200037, 0x00280030
+THICKNESS, BETWEEN_SLICES = 0x00180050, 0x00180088
+INTERCEPT, SLOPE, MODALITY_LUT = 0x00281052, 0x00281053, 0x00283000
+PER_FRAME = 0x52009230
+TELLS_STACKS_APART = {
+    0x00180081: "echo time",
+    0x00189087: "b-value",
+    0x00181060: "trigger time",
+    0x00200012: "acquisition number",
+    0x00200100: "temporal position",
+    0x00080008: "image type",
+}
+WANTED = frozenset(
+    {
+        MODALITY,
+        PATIENT_ID,
+        STUDY_UID,
+        SERIES_UID,
+        FRAME_OF_REFERENCE,
+        POSITION,
+        ORIENTATION,
+        PIXEL_SPACING,
+        THICKNESS,
+        BETWEEN_SLICES,
+        INTERCEPT,
+        SLOPE,
+        MODALITY_LUT,
+        PER_FRAME,
+    }
+    | set(TELLS_STACKS_APART)
+    | pixels.WANTED
+)
+
+_IMAGE = "1.2.840.10008.5.1.4.1.1."
+SINGLE_FRAME = frozenset({_IMAGE + "2", _IMAGE + "4", _IMAGE + "128"})
+"""CT, MR and PET Image Storage."""
+MULTI_FRAME = frozenset(_IMAGE + end for end in ("2.1", "2.2", "4.1", "4.4", "130", "128.1"))
+"""Enhanced and Legacy Converted Enhanced CT, MR and PET Image Storage."""
+PROJECTION = frozenset(
+    _IMAGE + end
+    for end in ("1", "1.1", "1.1.1", "1.2", "1.2.1", "1.3", "1.3.1", "7", "12.1", "12.2")
+)
+"""CR, DX, mammography and intra-oral X-ray, secondary capture, XA and XRF."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An instance whose header was walked."""
+
+    instance: RawInstance
+    header: RawHeader
+
+    def data_set(self) -> Dataset:
+        return data_set(
+            self.instance.data, self.instance.transfer_syntax_uid, self.header.header_length
+        )
+
+
+class LazyHeaders(Sequence[Dataset]):
+    """Source headers, parsed when they are asked for: most jobs need one of hundreds."""
+
+    def __init__(self, opened: Sequence[_Opened]) -> None:
+        self._opened = tuple(opened)
+        self._parsed: dict[int, Dataset] = {}
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    @overload
+    def __getitem__(self, index: int) -> Dataset: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Dataset]: ...
+    def __getitem__(self, index: int | slice) -> Dataset | Sequence[Dataset]:
+        if isinstance(index, slice):
+            return LazyHeaders(self._opened[index])
+        at = range(len(self))[index]
+        if at not in self._parsed:
+            self._parsed[at] = self._opened[at].data_set()
+        return self._parsed[at]
+
+    def __iter__(self) -> Iterator[Dataset]:
+        return (self[i] for i in range(len(self)))
+
+
+def read_image(instances: Sequence[RawInstance], workers: int | None = None) -> Image:
+    """Read the instances of one series, in any order.
+
+    Args:
+        instances: all of one series; a multi-frame instance may be several.
+        workers: threads that decode; default one a core.
+
+    Returns:
+        A `Volume`, `(z, y, x)` float32 in modality values (HU for CT), or for a projection or secondary
+        capture a `ProjectionImage`.
+
+    Raises:
+        GeometryError: positions, orientations or sizes contradict each other or cannot be handled.
+        ReadError: no pixels, unknown encoding, several patients, an SOP class that is no image.
+    """
+    if not instances:
+        raise ReadError("the series has no instances")
+    classes = {instance.sop_class_uid for instance in instances}
+    if classes <= PROJECTION:
+        return _read_projection(instances)
+    if not (classes <= SINGLE_FRAME or classes <= MULTI_FRAME):
+        raise ReadError(f"no image that this node reads: SOP class {', '.join(sorted(classes))}")
+    opened = [_open(instance) for instance in instances]
+    _check_one_series(opened)
+    if classes <= MULTI_FRAME:
+        return _read_multi_frame(opened, workers)
+    return _read_single_frames(opened, workers)
+
+
+def _open(instance: RawInstance) -> _Opened:
+    return _Opened(instance, walk(instance.data, instance.transfer_syntax_uid, WANTED))
+
+
+def _check_one_series(opened: Sequence[_Opened]) -> None:
+    for tag, error, what in (
+        (PATIENT_ID, ReadError, "Patient ID"),
+        (STUDY_UID, ReadError, "Study Instance UID"),
+        (SERIES_UID, ReadError, "Series Instance UID"),
+        (FRAME_OF_REFERENCE, GeometryError, "Frame of Reference UID"),
+    ):
+        found = {one.header.text(tag) for one in opened}
+        if len(found) > 1:
+            raise error(f"the instances have {len(found)} different values of {what}")
+    if not opened[0].header.text(FRAME_OF_REFERENCE):
+        raise GeometryError("the series has no Frame of Reference UID")
+    seen = {one.instance.sop_instance_uid for one in opened}
+    if len(seen) != len(opened):
+        raise ReadError("an instance was given twice")
+
+
+def _plane(one: _Opened) -> Plane:
+    header = one.header
+    thickness = header.decimals(BETWEEN_SLICES) or header.decimals(THICKNESS)
+    return Plane(
+        source=SourceFrame(one.instance.sop_class_uid, one.instance.sop_instance_uid),
+        position=header.decimals(POSITION),
+        orientation=header.decimals(ORIENTATION),
+        spacing=header.decimals(PIXEL_SPACING),
+        rows=header.unsigned(pixels.ROWS) or 0,
+        columns=header.unsigned(pixels.COLUMNS) or 0,
+        thickness=abs(thickness[0]) if thickness else None,
+        stack=tuple(
+            (name, header.text(tag))
+            for tag, name in TELLS_STACKS_APART.items()
+            if tag in header.values
+        ),
+    )
+
+
+def _rescale(header: RawHeader) -> tuple[float, float]:
+    if MODALITY_LUT in header.values:
+        raise ReadError("a slice has a Modality LUT, which is not handled for volumes")
+    slope, intercept = header.decimals(SLOPE), header.decimals(INTERCEPT)
+    return slope[0] if slope else 1.0, intercept[0] if intercept else 0.0
+
+
+def _read_single_frames(opened: Sequence[_Opened], workers: int | None) -> Volume:
+    formats = [pixels.pixel_format(one.header) for one in opened]
+    planes = [_plane(one) for one in opened]
+    stack = arrange(planes)
+    ordered = [opened[i] for i in stack.order]
+    rescale = np.array([_rescale(one.header) for one in ordered], dtype=np.float64)
+    sources = [
+        pixels.Frames(one.header, one.instance.transfer_syntax_uid, formats[i])
+        for one, i in zip(ordered, stack.order, strict=True)
+    ]
+    array = _decode(
+        (len(sources), planes[0].rows, planes[0].columns),
+        lambda z, out: sources[z].modality_values(0, rescale[z, 0], rescale[z, 1], out),
+        workers,
+    )
+    return Volume(
+        array,
+        stack.affine,
+        tuple(planes[i].source for i in stack.order),
+        LazyHeaders(ordered),
+        rescale,
+        stack.notes,
+    )
+
+
+def _read_multi_frame(opened: Sequence[_Opened], workers: int | None) -> Volume:
+    headers = LazyHeaders(opened)
+    planes: list[Plane] = []
+    rescales: list[tuple[float, float]] = []
+    frames: list[tuple[pixels.Frames, int]] = []
+    for one, header in zip(opened, headers, strict=True):
+        found, scales = frame_planes(header)
+        source = pixels.Frames(
+            one.header, one.instance.transfer_syntax_uid, pixels.pixel_format(one.header)
+        )
+        planes += found
+        rescales += scales
+        frames += [(source, index) for index in range(len(found))]
+    stack = arrange(planes)
+    rescale: Float64 = np.array([rescales[i] for i in stack.order], dtype=np.float64)
+
+    def into(z: int, out: Float32) -> None:
+        source, index = frames[stack.order[z]]
+        source.modality_values(index, rescale[z, 0], rescale[z, 1], out)
+
+    array = _decode((len(planes), planes[0].rows, planes[0].columns), into, workers)
+    sources = tuple(planes[i].source for i in stack.order)
+    return Volume(array, stack.affine, sources, headers, rescale, stack.notes)
+
+
+def _decode(
+    shape: tuple[int, int, int],
+    into: Callable[[int, Float32], None],
+    workers: int | None,
+) -> Float32:
+    array = np.empty(shape, dtype=np.float32)
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        for _ in pool.map(lambda z: into(z, array[z]), range(shape[0])):
+            pass
+    return array
+
+
+def _read_projection(instances: Sequence[RawInstance]) -> ProjectionImage:
+    if len(instances) != 1:
+        raise ReadError(f"{len(instances)} projection images in one series; one is handled")
+    one = _open(instances[0])
+    of = pixels.pixel_format(one.header)
+    if of.frames != 1:
+        raise ReadError(f"the image has {of.frames} frames; one is handled")
+    slope, intercept = _rescale(one.header)
+    array = np.empty((of.rows, of.columns), dtype=np.float32)
+    frames = pixels.Frames(one.header, one.instance.transfer_syntax_uid, of)
+    frames.modality_values(0, slope, intercept, array)
+    notes: tuple[str, ...] = ()
+    if of.photometric == "MONOCHROME1":
+        ends = -1 if of.signed else 2**of.bits_stored - 1
+        array = np.float32(ends * slope + 2 * intercept) - array
+        notes = ("MONOCHROME1: inverted, so that bright is dense",)
+    source = SourceFrame(one.instance.sop_class_uid, one.instance.sop_instance_uid)
+    return ProjectionImage(array, one.data_set(), source, notes)
