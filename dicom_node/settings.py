@@ -133,8 +133,9 @@ class DestinationSettings(_Section):
     segmentation: Literal["binary", "labelmap"] = Field(
         "binary", description="How a segmentation is encoded."
     )
-    confirm: Literal["response", "commitment", "query"] = Field(
-        "response", description="What makes a delivery CONFIRMED."
+    confirm: Literal["response", "query"] = Field(
+        "response",
+        description="What makes a delivery CONFIRMED: the C-STORE answer, or a C-FIND that finds it.",
     )
 
 

@@ -8,7 +8,7 @@ longest one the policy knows counts as over.
 
 from datetime import timedelta
 
-from sqlalchemy import Engine, or_, select
+from sqlalchemy import ColumnElement, Engine, or_, select
 
 from dicom_node.lifecycle import DeliveryState
 from dicom_node.records import DueDelivery
@@ -34,32 +34,15 @@ class Outbox:
             limit: the most to return.
         """
         now = utc_now()
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(
-                    delivery.c.id,
-                    delivery.c.destination,
-                    delivery.c.attempts,
-                    delivery.c.state,
-                    result.c.path,
-                    result.c.sha256,
-                    result.c.sop_class_uid,
-                    result.c.sop_instance_uid,
-                    result.c.study_uid,
-                )
-                .join(result, result.c.id == delivery.c.result_id)
-                .where(
-                    delivery.c.destination == destination,
-                    delivery.c.state.in_(WAITING),
-                    or_(
-                        delivery.c.due_at <= now,
-                        delivery.c.due_at > now + timedelta(seconds=longest_wait),
-                    ),
-                )
-                .order_by(delivery.c.id)
-                .limit(limit)
-            )
-            return [DueDelivery(**row._mapping) for row in rows]
+        over = or_(
+            delivery.c.due_at <= now,
+            delivery.c.due_at > now + timedelta(seconds=longest_wait),
+        )
+        return self._list(destination, limit, delivery.c.state.in_(WAITING), over)
+
+    def unconfirmed(self, destination: str, limit: int = 200) -> list[DueDelivery]:
+        """Deliveries that the destination took and has not confirmed yet."""
+        return self._list(destination, limit, delivery.c.state == DeliveryState.SENT)
 
     def sent(self, due: DueDelivery, reason: str) -> None:
         """-> SENT: the destination took it; whether it keeps it is another question."""
@@ -157,3 +140,26 @@ class Outbox:
                 )
                 for row_id in dead.scalars().all()
             )
+
+    def _list(
+        self, destination: str, limit: int, *conditions: ColumnElement[bool]
+    ) -> list[DueDelivery]:
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(
+                    delivery.c.id,
+                    delivery.c.destination,
+                    delivery.c.attempts,
+                    delivery.c.state,
+                    result.c.path,
+                    result.c.sha256,
+                    result.c.sop_class_uid,
+                    result.c.sop_instance_uid,
+                    result.c.study_uid,
+                )
+                .join(result, result.c.id == delivery.c.result_id)
+                .where(delivery.c.destination == destination, *conditions)
+                .order_by(delivery.c.id)
+                .limit(limit)
+            )
+            return [DueDelivery(**row._mapping) for row in rows]

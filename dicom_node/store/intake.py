@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from dicom_node.lifecycle import InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Peer, ReceivedInstance, SeriesKey
@@ -160,7 +160,7 @@ def _extend_series(
     connection: Connection,
     key: SeriesKey,
     members: Sequence[ReceivedInstance],
-    peer: Row[Any],
+    peer: Any,
 ) -> None:
     """Add new instances to the open revision of their series, or open the next revision."""
     latest = _latest_revision(connection, key)

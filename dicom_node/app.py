@@ -1,0 +1,144 @@
+"""The composition root: the one place that knows every stage, and wires it to the store.
+
+What comes in: settings. What goes out: a role that runs in this process until it is told to stop. The
+processes of a whole node are `supervisor`'s business.
+"""
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from enum import Enum
+
+from apscheduler.schedulers.background import BackgroundScheduler
+from sqlalchemy import Engine
+
+from dicom_node.assemble.loop import Assembler
+from dicom_node.catalogue import ModelDescription, catalogue
+from dicom_node.errors import ConfigurationError
+from dicom_node.settings import Settings
+from dicom_node.store.assembly import Assembly
+from dicom_node.store.database import open_database
+from dicom_node.store.deliveries import Outbox
+from dicom_node.store.intake import Intake
+from dicom_node.store.jobs import JobQueue
+from dicom_node.upkeep.leases import LeaseWatch
+
+LEASE_SWEEP_SECONDS = 1.0
+
+
+class Role(Enum):
+    """What a process of the node does. Each may run alone, on a host of its own."""
+
+    RECEIVE = "receive"
+    ASSEMBLE = "assemble"
+    INFER = "infer"
+    DELIVER = "deliver"
+
+
+def check(settings: Settings) -> dict[str, ModelDescription]:
+    """What can be known before anything starts: the catalogue reads, and routes name known models.
+
+    Raises:
+        ConfigurationError: a route names a model that there is not, or that is off.
+        BundleRefused: a model's description is wrong.
+    """
+    models = catalogue(settings.models_dir)
+    for route in settings.route:
+        for name in route.models:
+            if name not in models:
+                known = ", ".join(models) or "none"
+                raise ConfigurationError(
+                    f"route {route.name!r} runs {name!r}, which is no model (known: {known})"
+                )
+    return models
+
+
+def run_role(
+    role: Role,
+    settings: Settings,
+    stop: threading.Event,
+    listen_socket: socket.socket | None = None,
+) -> None:
+    """Run one role until `stop` is set."""
+    for folder in (settings.spool_dir, settings.results_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    engine = open_database(settings.effective_database_url)
+    try:
+        if role is Role.RECEIVE:
+            _receive(settings, engine, stop, listen_socket)
+        elif role is Role.ASSEMBLE:
+            _assemble(settings, engine, stop)
+        elif role is Role.INFER:
+            _infer(settings, engine, stop)
+        elif role is Role.DELIVER:
+            _deliver(settings, engine, stop)
+    finally:
+        engine.dispose()
+
+
+def _receive(
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    listen_socket: socket.socket | None,
+) -> None:
+    from dicom_node.receive.scp import Receiver
+
+    receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket)
+    receiver.start()
+    stop.wait()
+    receiver.stop()
+
+
+def _assemble(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    assembler = Assembler(settings, check(settings), Assembly(engine))
+    leases = LeaseWatch(JobQueue(engine), settings.infer.lease_seconds)
+    scheduler = BackgroundScheduler(timezone="UTC")
+    scheduler.add_job(leases.sweep, "interval", seconds=LEASE_SWEEP_SECONDS, coalesce=True)
+    scheduler.start()
+    try:
+        assembler.run(stop)
+    finally:
+        scheduler.shutdown()
+
+
+def _infer(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    from dicom_node.infer.worker import Worker
+
+    owner = f"{socket.gethostname()}/{os.getpid()}"
+    Worker(settings, check(settings), JobQueue(engine), owner=owner).run(stop)
+
+
+def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    from dicom_node.deliver.loop import Courier
+
+    couriers = [
+        Courier(name, destination, settings, Outbox(engine), random.Random())
+        for name, destination in settings.destination.items()
+    ]
+    _run_together([courier.run for courier in couriers], stop)
+
+
+def _run_together(
+    loops: Iterable[Callable[[threading.Event], None]], stop: threading.Event
+) -> None:
+    """Run loops in threads until `stop`; one that breaks ends the process, so that it is restarted."""
+    failures: list[BaseException] = []
+
+    def guarded(loop: Callable[[threading.Event], None]) -> None:
+        try:
+            loop(stop)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=guarded, args=(loop,)) for loop in loops]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,201 @@
+"""The processes of a node on one machine: starts each role, and starts again what died.
+
+What comes in: settings and the configuration file that the children read too. What goes out: a running
+node, `node.json` in the data folder that says where it listens, and after a signal, silence. It owns the
+listening socket, so that connections wait, rather than fail, while a receiver is started again. A child
+ends by itself when the supervisor is gone: it holds the other end of its standard input.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from dicom_node.app import Role, check
+from dicom_node.errors import ConfigurationError
+from dicom_node.observe.logging import get_logger
+from dicom_node.settings import Settings
+from dicom_node.store.database import open_database
+
+log = get_logger(__name__)
+
+BACKLOG = 128
+STOP_SECONDS = 20.0
+RESTART_FIRST_SECONDS = 0.5
+RESTART_LONGEST_SECONDS = 30.0
+HEALTHY_SECONDS = 60.0
+"""A child that lived so long starts again at once when it dies."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningNode:
+    """What `node.json` says of a node that runs."""
+
+    pid: int
+    ae_title: str
+    host: str
+    port: int
+
+
+@dataclass(slots=True)
+class _Child:
+    role: Role
+    number: int
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    restart_at: float = 0.0
+    deaths: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.role.value}-{self.number}"
+
+
+def running_node(data_dir: Path) -> RunningNode | None:
+    """The node that runs on this data folder; None if there is none."""
+    try:
+        with (data_dir / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None  # nobody holds the lock
+    except FileNotFoundError:
+        return None
+    except OSError:
+        try:
+            return RunningNode(**json.loads((data_dir / "node.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None  # it has just begun to start, or has just ended
+
+
+def serve(settings: Settings, config: Path | None) -> None:
+    """Run a whole node until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the port is taken, the data folder is in use, a route names no model.
+    """
+    check(settings)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(settings.data_dir), _listening(settings) as listener:
+        open_database(
+            settings.effective_database_url
+        ).dispose()  # migrate once, before the children
+        host, port = listener.getsockname()[:2]
+        node = RunningNode(os.getpid(), settings.receive.ae_title, host, port)
+        (settings.data_dir / "node.json").write_text(json.dumps(asdict(node)))
+        children = [_Child(Role.RECEIVE, n) for n in range(settings.receive.processes)]
+        children += [_Child(role, 0) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
+        log.info("node starts", ae_title=node.ae_title, host=host, port=port)
+        try:
+            while not stop.wait(0.1):
+                for child in children:
+                    _keep_alive(child, config, listener)
+        finally:
+            _end_all(children)
+            (settings.data_dir / "node.json").unlink(missing_ok=True)
+            log.info("node stopped")
+
+
+def run_until_told(role: Role, settings: Settings, listen_fd: int | None, supervised: bool) -> None:
+    """Run one role in this process until a signal, or until the supervisor is gone."""
+    from dicom_node.app import run_role
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if supervised:
+        threading.Thread(target=_wait_for_orphanhood, args=(stop,), daemon=True).start()
+    listener = None if listen_fd is None else socket.socket(fileno=listen_fd)
+    run_role(role, settings, stop, listener)
+
+
+def _wait_for_orphanhood(stop: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    stop.set()
+
+
+@contextmanager
+def _locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder: two nodes on one folder would share a spool that each believes its own."""
+    lock: IO[str]
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigurationError(f"data_dir: another node runs on {data_dir}") from error
+        yield
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    address = (settings.receive.host, settings.receive.port)
+    family = socket.AF_INET6 if ":" in settings.receive.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError as error:
+            raise ConfigurationError(
+                f"receive.port: cannot listen on {address[0]}:{address[1]} ({error.strerror})"
+            ) from error
+        listener.listen(BACKLOG)
+        yield listener
+
+
+def _keep_alive(child: _Child, config: Path | None, listener: socket.socket) -> None:
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.restart_at:
+            _start(child, config, listener)
+        return
+    code = child.process.poll()
+    if code is None:
+        return
+    child.process = None
+    if now - child.started > HEALTHY_SECONDS:
+        child.deaths = 0
+    wait = min(RESTART_LONGEST_SECONDS, RESTART_FIRST_SECONDS * 2.0**child.deaths)
+    child.deaths += 1
+    child.restart_at = now + wait
+    log.error("process died", process=str(child), code=code, restart_in=wait)
+
+
+def _start(child: _Child, config: Path | None, listener: socket.socket) -> None:
+    command = [sys.executable, "-m", "dicom_node", "serve", "--role", child.role.value]
+    command += ["--supervised"]
+    if config is not None:
+        command += ["--config", str(config)]
+    inherited: tuple[int, ...] = ()
+    if child.role is Role.RECEIVE:
+        inherited = (listener.fileno(),)
+        command += ["--listen-fd", str(listener.fileno())]
+    # a session of its own: Ctrl-C reaches the supervisor alone, which then ends the children in order
+    child.process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, pass_fds=inherited, start_new_session=True
+    )
+    child.started = time.monotonic()
+
+
+def _end_all(children: list[_Child]) -> None:
+    """Receivers first, so that nothing new comes in while the rest finishes what it holds."""
+    deadline = time.monotonic() + STOP_SECONDS
+    alive = [child.process for child in children if child.process is not None]
+    for process in alive:
+        process.terminate()
+    for process in alive:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
