@@ -8,7 +8,8 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -23,6 +24,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
+from dicom_node.store.overview import Overview
 from dicom_node.upkeep.leases import LeaseWatch
 
 LEASE_SWEEP_SECONDS = 1.0
@@ -142,3 +144,20 @@ def _run_together(
         thread.join()
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def opened_overview(settings: Settings) -> Iterator[Overview]:
+    """Questions about a node's state, whether it runs or not.
+
+    Raises:
+        ConfigurationError: there is no database yet.
+    """
+    url = settings.effective_database_url
+    if settings.database_url is None and not (settings.data_dir / "node.sqlite").exists():
+        raise ConfigurationError(f"data_dir: no node has run on {settings.data_dir} yet")
+    engine = open_database(url)
+    try:
+        yield Overview(engine)
+    finally:
+        engine.dispose()
