@@ -118,6 +118,7 @@ def send(
     from rich.progress import track
 
     from dicom_node.deliver import scu
+    from dicom_node.files import dicom_files
 
     files = dicom_files(paths)
     if not files:
@@ -244,20 +245,3 @@ def models_show(
     card = models[name].folder / "docs" / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else "This model has no card."
     out.print(Markdown(text))
-
-
-def dicom_files(paths: list[Path]) -> list[Path]:
-    """The files named, and those in the folders named that begin as DICOM files do (PS3.10 7.1)."""
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.is_file())
-            found += [file for file in inside if _is_part10(file)]
-        else:
-            found.append(path)
-    return found
-
-
-def _is_part10(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

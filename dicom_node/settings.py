@@ -183,13 +183,17 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
     )
 
-    data_dir: Path = Field(
-        Path("data"), description="Where the spool, the database and results lie."
+    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path("data"),
+        validate_default=True,
+        description="Where the spool, the database and results lie.",
     )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; default: an SQLite file in data_dir."
     )
-    models_dir: Path = Field(BUNDLED_MODELS, description="The folder of model bundles.")
+    models_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        BUNDLED_MODELS, description="The folder of model bundles."
+    )
     not_for_clinical_use: bool = Field(
         True, description="Mark every result 'Not for clinical use'."
     )
