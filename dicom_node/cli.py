@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from dicom_node import __version__
 from dicom_node.errors import ExitCode, NodeError
@@ -45,7 +46,9 @@ def main() -> None:
     try:
         app()
     except NodeError as error:
-        err.print(f"[red]{type(error).__name__}[/red]: {error}", highlight=False, soft_wrap=True)
+        # Text, since a message may hold what looks like markup
+        told = Text.assemble((type(error).__name__, "red"), f": {error}")
+        err.print(told, soft_wrap=True)
         sys.exit(int(error.exit_code))
 
 

@@ -1,0 +1,37 @@
+"""The documentation says what the code does."""
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+from dicom_node.app import check
+from dicom_node.settings import load_settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def test_the_configuration_reference_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == generate.configuration(), "run `python docs/generate.py`"
+
+
+def test_the_example_configuration_can_be_used() -> None:
+    settings = load_settings(ROOT / "deploy" / "example.toml")
+    assert set(check(settings)) >= {route.models[0] for route in settings.route}
+
+
+def test_every_dependency_is_pinned() -> None:
+    """`constraints.txt` names each direct dependency, so that an install is the one that was tested."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
+    pinned = {
+        line.split("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+    }
+    names = {name.split(">")[0].split("<")[0].split("=")[0].strip().lower() for name in wanted}
+    assert names <= pinned, sorted(names - pinned)
