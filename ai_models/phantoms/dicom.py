@@ -151,7 +151,7 @@ def _equipment_and_acquisition(to: Dataset, phantom: Phantom, plan: Orientation)
 def _oriented(
     phantom: Phantom, plan: Orientation, to: Dataset, bits_stored: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.float64], NDArray[np.float64]]:
-    """Fills plane and pixel modules; returns the slices, the first one's position and the step between them."""
+    """Fills plane and pixel modules; returns slices, the first position and the step between them."""
     flips = tuple(slice(None, None, -1 if back else 1) for back in plan.backwards)
     hu = phantom.hu.transpose(plan.axes)[flips]
     steps = [np.zeros(3) for _ in range(3)]
