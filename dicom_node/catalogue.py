@@ -7,7 +7,7 @@ unpickles or runs anything of a bundle.
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -172,10 +172,16 @@ def bundle_files(folder: Path) -> list[Path]:
 
 def bundle_digest(folder: Path) -> str:
     """SHA-256 (hex) over each file's relative name, length and content."""
+    return contents_digest(
+        (path.relative_to(folder).as_posix(), path.read_bytes()) for path in bundle_files(folder)
+    )
+
+
+def contents_digest(files: Iterable[tuple[str, bytes]]) -> str:
+    """The digest of files that were read already, `(relative name, content)` in the order of `bundle_files`."""
     digest = hashlib.sha256()
-    for path in bundle_files(folder):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{len(content)}\0".encode())
+    for name, content in files:
+        digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
     return digest.hexdigest()
 

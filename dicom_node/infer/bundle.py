@@ -1,0 +1,223 @@
+"""A MONAI bundle, loaded as data.
+
+What comes in: a `ModelDescription`, the digest that the job was queued with, a device. What goes out: a
+`LoadedBundle`: network with weights, preprocessing, inferer, postprocessing. Each file is read once; the
+bytes that were hashed are the bytes that are used.
+
+Invariant: nothing of the bundle is executed: no `eval`, no import, no pickle beyond tensors. Refusals are
+`BundleRefused` and name file, key and reason.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from dicom_node.catalogue import ModelDescription, bundle_files, contents_digest
+from dicom_node.errors import BundleRefused
+from dicom_node.infer import weights
+from dicom_node.infer.allowed import short_name
+from dicom_node.infer.resolve import Resolver
+
+INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
+METADATA = "configs/metadata.json"
+MAX_CONFIG_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBundle:
+    """A bundle that is ready to run.
+
+    Attributes:
+        digest: of the files that were loaded.
+        network: in evaluation mode, on the device.
+        preprocessing: transforms in order, without readers.
+        inferer: an inferer of MONAI; it says how to cut, `windows` does the cutting.
+        postprocessing: transforms in order, without writers.
+        channels: how many the network takes.
+        image_key: the key that the transforms know the image by.
+        rows_first: a projection is handed over as `(C, y, x)`, not as `(C, x, y)`.
+        bytes: what the weights take.
+    """
+
+    description: ModelDescription
+    digest: str
+    device: torch.device
+    network: nn.Module
+    preprocessing: tuple[Any, ...]
+    inferer: Any
+    postprocessing: tuple[Any, ...]
+    channels: int
+    image_key: str
+    rows_first: bool
+    bytes: int
+
+
+def load_bundle(
+    description: ModelDescription, device: torch.device, expected_digest: str | None = None
+) -> LoadedBundle:
+    """Read, check and make a bundle.
+
+    Raises:
+        BundleRefused: it changed since the job was queued, is incomplete, or asks for what is not allowed.
+    """
+    folder = description.folder
+    try:
+        files = read_files(folder)
+        digest = contents_digest(files.items())
+        if expected_digest is not None and digest != expected_digest:
+            raise BundleRefused(
+                f"digest is {digest[:12]}, the job wants {expected_digest[:12]}: the files were changed"
+            )
+        return _made(description, files, digest, device)
+    except BundleRefused as refused:
+        raise BundleRefused(f"{folder.name}: {refused}") from refused
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The bundle's files by relative name, in the order of the digest."""
+    try:
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in bundle_files(folder)
+        }
+    except OSError as error:
+        raise BundleRefused(f"{error.filename}: {error.strerror}") from error
+
+
+def _made(
+    description: ModelDescription, files: Mapping[str, bytes], digest: str, device: torch.device
+) -> LoadedBundle:
+    config_name, config = _configuration(files)
+    metadata = _metadata(files, description)
+    resolver = Resolver(config, config_name, device)
+    network = resolver.resolve("network_def")
+    if not isinstance(network, nn.Module):
+        raise BundleRefused(f"{config_name}: network_def: is no network")
+    preprocessing = _transforms(resolver, config, "preprocessing", config_name)
+    inferer = resolver.resolve("inferer")
+    postprocessing = _transforms(resolver, config, "postprocessing", config_name)
+    channels = _channels(metadata)
+    _check_channels(description, resolver.raw("network_def"), channels, config_name)
+    weights.load_into(network, files)
+    network = network.eval().requires_grad_(False).to(device)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    return LoadedBundle(
+        description=description,
+        digest=digest,
+        device=device,
+        network=network,
+        preprocessing=preprocessing,
+        inferer=inferer,
+        postprocessing=postprocessing,
+        channels=channels,
+        image_key=_image_key(preprocessing),
+        rows_first=_rows_first(resolver.raw("preprocessing")),
+        bytes=size,
+    )
+
+
+def _configuration(files: Mapping[str, bytes]) -> tuple[str, Mapping[str, Any]]:
+    name = next((name for name in INFERENCE if name in files), None)
+    if name is None:
+        raise BundleRefused(f"{INFERENCE[0]}: no such file")
+    config = parse(name, files[name])
+    if not isinstance(config, dict):
+        raise BundleRefused(f"{name}: holds no keys")
+    return name, config
+
+
+def parse(name: str, content: bytes) -> Any:
+    """JSON or YAML as plain data.
+
+    Raises:
+        BundleRefused: it is neither, is too large, or a YAML tag asks for an object.
+    """
+    if len(content) > MAX_CONFIG_BYTES:
+        raise BundleRefused(f"{name}: {len(content)} bytes, too large for a configuration")
+    try:
+        text = content.decode("utf-8")
+        return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise BundleRefused(f"{name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _metadata(files: Mapping[str, bytes], description: ModelDescription) -> Mapping[str, Any]:
+    if METADATA not in files:
+        raise BundleRefused(f"{METADATA}: no such file")
+    metadata = parse(METADATA, files[METADATA])
+    if not isinstance(metadata, dict) or "version" not in metadata:
+        raise BundleRefused(f"{METADATA}: version: is missing")
+    if str(metadata["version"]) != description.model.version:
+        raise BundleRefused(
+            f"{METADATA}: version: is {metadata['version']}, "
+            f"dicom.toml says {description.model.version}"
+        )
+    return metadata
+
+
+def _transforms(
+    resolver: Resolver, config: Mapping[str, Any], key: str, file: str
+) -> tuple[Any, ...]:
+    if key not in config and key == "postprocessing":
+        return ()
+    made = resolver.resolve(key)
+    transforms = getattr(made, "transforms", made)
+    if not isinstance(transforms, list | tuple):
+        raise BundleRefused(f"{file}: {key}: is no Compose and no list of transforms")
+    return tuple(_flattened(transforms))
+
+
+def _flattened(transforms: Any) -> Iterator[Any]:
+    for transform in transforms:
+        if type(transform).__name__ == "Compose":
+            yield from _flattened(transform.transforms)
+        else:
+            yield transform
+
+
+def _channels(metadata: Mapping[str, Any]) -> int:
+    inputs = (metadata.get("network_data_format") or {}).get("inputs") or {}
+    image: Mapping[str, Any] = inputs.get("image") or next(iter(inputs.values()), {})
+    channels = image.get("num_channels", 1)
+    if not isinstance(channels, int) or not 1 <= channels <= 64:
+        raise BundleRefused(f"{METADATA}: network_data_format: num_channels is {channels!r}")
+    return channels
+
+
+def _check_channels(description: ModelDescription, raw: Any, channels: int, file: str) -> None:
+    """Catch now what would break, or be cut off silently, when the first image comes."""
+    if not isinstance(raw, dict):
+        return
+    takes = raw.get("in_channels")
+    if isinstance(takes, int) and takes != channels:
+        raise BundleRefused(
+            f"{file}: network_def: in_channels is {takes}, {METADATA} gives {channels}"
+        )
+    gives = raw.get("out_channels")
+    highest = max((segment.value for segment in description.segments), default=0)
+    if isinstance(gives, int) and gives > 1 and highest > gives:
+        raise BundleRefused(
+            f"{file}: network_def: out_channels is {gives}, dicom.toml has a segment {highest}"
+        )
+
+
+def _image_key(preprocessing: tuple[Any, ...]) -> str:
+    for transform in preprocessing:
+        keys = getattr(transform, "keys", None)
+        if keys:
+            return str(keys[0])
+    return "image"
+
+
+def _rows_first(raw: Any) -> bool:
+    """Whether the bundle's reader keeps rows first: `LoadImaged` with `reverse_indexing` false."""
+    steps = raw.get("transforms") if isinstance(raw, dict) else None
+    for step in steps if isinstance(steps, list) else ():
+        if isinstance(step, dict) and short_name(str(step.get("_target_"))).startswith("LoadImage"):
+            return step.get("reverse_indexing") is False
+    return False

@@ -1,0 +1,130 @@
+"""Compiled loops over the source grid: nearest, trilinear, and the argmax of trilinear scores.
+
+What comes in: arrays on the network's grid, whose axes run along the source's, and a matrix `(3, 4)` from
+source voxel to network voxel. What goes out: rows `begin` to `end` of an array on the source grid, written
+in place. All release the GIL, touch no other slices, and never allocate on the source grid.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+BEYOND = 1.0
+"""Voxels of the network's grid by which a source voxel may lie outside it and still take its edge:
+resampling rounds the grid's size, and cropping to the foreground cuts closer than that to nothing."""
+
+_CACHE = os.access(Path(__file__).parent, os.W_OK) or "NUMBA_CACHE_DIR" in os.environ
+_compiled = njit(nogil=True, cache=_CACHE, boundscheck=False)
+
+
+@_compiled
+def _outside(position, length):  # type: ignore[no-untyped-def]
+    return position < -BEYOND or position > length - 1 + BEYOND
+
+
+@_compiled
+def _closest(position, length):  # type: ignore[no-untyped-def]
+    return min(max(int(np.floor(position + 0.5)), 0), length - 1)
+
+
+@_compiled
+def nearest(values, matrix, out, begin, end):  # type: ignore[no-untyped-def]
+    """`out[begin:end]` from the nearest of `values`, `(a, b, c)` and `(z, y, x)` of one type."""
+    na, nb, nc = values.shape
+    straight = matrix[0, 2] == 0.0 and matrix[1, 2] == 0.0
+    for z in range(begin, end):
+        for y in range(out.shape[1]):
+            a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 3]
+            b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 3]
+            c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 3]
+            if straight:
+                if _outside(a, na) or _outside(b, nb):
+                    continue
+                row = values[_closest(a, na), _closest(b, nb)]
+                for x in range(out.shape[2]):
+                    at = c + matrix[2, 2] * x
+                    if not _outside(at, nc):
+                        out[z, y, x] = row[_closest(at, nc)]
+                continue
+            for x in range(out.shape[2]):
+                pa, pb, pc = a + matrix[0, 2] * x, b + matrix[1, 2] * x, c + matrix[2, 2] * x
+                if _outside(pa, na) or _outside(pb, nb) or _outside(pc, nc):
+                    continue
+                out[z, y, x] = values[_closest(pa, na), _closest(pb, nb), _closest(pc, nc)]
+
+
+@_compiled
+def _below(position, length):  # type: ignore[no-untyped-def]
+    """The neighbour below, the one above, and the share of the one above."""
+    held = min(max(position, 0.0), length - 1.0)
+    low = int(np.floor(held))
+    return low, min(low + 1, length - 1), held - low
+
+
+@_compiled
+def _mixed(v, a0, a1, wa, b0, b1, wb, c0, c1, wc):  # type: ignore[no-untyped-def]
+    near = (v[a0, b0, c0] * (1 - wc) + v[a0, b0, c1] * wc) * (1 - wb) + (
+        v[a0, b1, c0] * (1 - wc) + v[a0, b1, c1] * wc
+    ) * wb
+    far = (v[a1, b0, c0] * (1 - wc) + v[a1, b0, c1] * wc) * (1 - wb) + (
+        v[a1, b1, c0] * (1 - wc) + v[a1, b1, c1] * wc
+    ) * wb
+    return near * (1 - wa) + far * wa
+
+
+@_compiled
+def linear(values, matrix, out, begin, end):  # type: ignore[no-untyped-def]
+    """`out[begin:end]` from trilinear interpolation of `values`, `(a, b, c)` float32."""
+    na, nb, nc = values.shape
+    for z in range(begin, end):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
+                b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
+                c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
+                if _outside(a, na) or _outside(b, nb) or _outside(c, nc):
+                    continue
+                a0, a1, wa = _below(a, na)
+                b0, b1, wb = _below(b, nb)
+                c0, c1, wc = _below(c, nc)
+                out[z, y, x] = _mixed(values, a0, a1, wa, b0, b1, wb, c0, c1, wc)
+
+
+@_compiled
+def linear_best(scores, best, matrix, out, begin, end):  # type: ignore[no-untyped-def]
+    """`out[begin:end]`: which of `scores`, `(n, a, b, c)`, is largest after trilinear interpolation.
+
+    `best`, `(a, b, c)`, is the argmax of `scores`. Where all eight neighbours agree in it, every point
+    between them has the same argmax, since interpolation keeps the order of two channels that all
+    neighbours agree on; only the other points are interpolated.
+    """
+    na, nb, nc = best.shape
+    for z in range(begin, end):
+        for y in range(out.shape[1]):
+            for x in range(out.shape[2]):
+                a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
+                b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
+                c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
+                if _outside(a, na) or _outside(b, nb) or _outside(c, nc):
+                    continue
+                a0, a1, wa = _below(a, na)
+                b0, b1, wb = _below(b, nb)
+                c0, c1, wc = _below(c, nc)
+                label = best[a0, b0, c0]
+                if (
+                    label == best[a0, b0, c1] and label == best[a0, b1, c0]
+                    and label == best[a0, b1, c1] and label == best[a1, b0, c0]
+                    and label == best[a1, b0, c1] and label == best[a1, b1, c0]
+                    and label == best[a1, b1, c1]
+                ):  # fmt: skip
+                    out[z, y, x] = label
+                    continue
+                top = -np.inf
+                for n in range(scores.shape[0]):
+                    score = _mixed(scores[n], a0, a1, wa, b0, b1, wb, c0, c1, wc)
+                    if score > top:
+                        top = score
+                        label = n
+                out[z, y, x] = label

@@ -1,0 +1,291 @@
+"""One image through one loaded bundle.
+
+What comes in: a `LoadedBundle` and an image. What goes out: a `Prediction` on the image's own grid. An image
+that says nothing (constant, mostly NaN) is refused as `NotApplicable` and never shown to the network, so
+that no finding is made up, and none is ruled out either.
+
+Invariants: the image is not written to; `labels.shape == image.array.shape`; what the network gives is
+finite, or the job fails.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+import torch
+from monai.data.meta_tensor import MetaTensor
+
+from dicom_node.errors import BundleRefused, ModelFailed, NodeError, NotApplicable
+from dicom_node.infer import postprocess
+from dicom_node.infer.bundle import LoadedBundle
+from dicom_node.infer.grids import GridMap, grid_map, to_meta_tensor
+from dicom_node.infer.windows import Reduce, WindowPlan, slide, whole_image
+from dicom_node.records import (
+    Classification,
+    Denoised,
+    Float32,
+    Image,
+    Prediction,
+    ProjectionImage,
+    Segmentation,
+)
+
+MOST_NOT_FINITE = 0.5
+"""Above this share of values that are no numbers there is no image to speak of."""
+SHARE_OF_MEMORY = 0.5
+"""Scores on the network's grid may take so much of the free memory; above it only labels are kept."""
+
+_Result = TypeVar("_Result")
+
+
+def predict(bundle: LoadedBundle, image: Image) -> Prediction:
+    """Run the model.
+
+    Raises:
+        NotApplicable: the image says nothing, or has another number of dimensions than the model takes.
+        ModelFailed: a transform or the network broke.
+    """
+    check_dimensions(bundle, image)
+    image, notes = readable(image)
+    with torch.inference_mode():
+        prepared = _step("preprocessing", lambda: prepare(bundle, image))
+        to = grid_map(image, prepared.affine, prepared.ndim - 1, bundle.rows_first)
+        task = _TASKS[bundle.description.model.task]
+        return _step("network", lambda: task(bundle, image, prepared.as_tensor(), to, notes))
+
+
+def check_dimensions(bundle: LoadedBundle, image: Image) -> None:
+    """Raise `NotApplicable` where a model for volumes is given a projection, or the other way round."""
+    wanted = bundle.description.input.dimensions
+    given = 2 if isinstance(image, ProjectionImage) else 3
+    if wanted != given:
+        kinds = {2: "a single image", 3: "a volume"}
+        raise NotApplicable(f"the series is {kinds[given]}, the model takes {kinds[wanted]}")
+
+
+def readable(image: Image) -> tuple[Image, tuple[str, ...]]:
+    """The image with numbers only, and notes on what was replaced.
+
+    Raises:
+        NotApplicable: it is constant, or most of it is no number.
+    """
+    array, notes = image.array, image.notes
+    # the sum of a float32 array is finite only where every value is, and costs one pass
+    if not np.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)):
+        finite = np.isfinite(array)
+        share = 1.0 - float(finite.mean())
+        if share > MOST_NOT_FINITE:
+            raise NotApplicable(f"{share:.0%} of the image's values are no numbers")
+        lowest = np.float32(array[finite].min())
+        array = np.where(finite, array, lowest)
+        bad = int(finite.size - finite.sum())
+        notes = (*notes, f"{bad} values were no numbers and were taken as {lowest:g}")
+    if array.min() == array.max():
+        raise NotApplicable("every value of the image is the same")
+    return replace(image, array=array, notes=notes), notes
+
+
+def prepare(bundle: LoadedBundle, image: Image) -> MetaTensor:
+    """The image as the network sees it, `(C, i, j[, k])`, with the affine of its grid."""
+    value: Any = to_meta_tensor(image, bundle.channels, bundle.rows_first)
+    data: dict[str, Any] = {bundle.image_key: value}
+    for transform in bundle.preprocessing:
+        try:
+            if getattr(transform, "keys", None):
+                data = transform(data)
+            else:
+                data[bundle.image_key] = transform(data[bundle.image_key])
+        except NodeError:
+            raise
+        except Exception as error:
+            raise ModelFailed(
+                f"preprocessing: {type(transform).__name__}: {_reason(error)}"
+            ) from error
+    value = data[bundle.image_key]
+    if not isinstance(value, MetaTensor):
+        value = MetaTensor(torch.as_tensor(value), affine=torch.eye(4, dtype=torch.float64))
+    return value
+
+
+def _segment(
+    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+) -> Segmentation:
+    steps = bundle.postprocessing
+    done = postprocess.leading_argmax(steps)
+    if not done and postprocess.inverts_scores(steps) and not _scores_fit(bundle, prepared):
+        done = _argmax_after_invert(steps)
+        if done:
+            notes = (*notes, "borders are those of the network's grid: memory was short")
+    output = _slide(bundle, prepared, postprocess.argmax if done else None)
+    labels = postprocess.segment(output, steps[done:], to)
+    _check_values(bundle, output, labels_only=bool(done))
+    return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
+
+
+def _denoise(
+    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+) -> Denoised:
+    values = postprocess.denoise(_slide(bundle, prepared), bundle.postprocessing, to)
+    values = values.reshape(image.array.shape)
+    beyond, note = _outside_range(bundle, image.array)
+    if beyond is not None:
+        values = np.where(beyond, image.array, values)
+        notes = (*notes, note)
+    return Denoised(array=values, notes=notes)
+
+
+def _classify(
+    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+) -> Classification:
+    del image, to
+    output = bundle.network(prepared[None].to(bundle.device))
+    while not isinstance(output, torch.Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    scores = output[0].float().cpu().flatten()
+    _finite(scores)
+    found = postprocess.classify(scores, bundle.postprocessing)
+    wanted = [entry.index for entry in bundle.description.classes]
+    if max(wanted) >= found.numel():
+        raise BundleRefused(
+            f"{bundle.description.name}: dicom.toml has a class {max(wanted)}, "
+            f"the network gives {found.numel()}"
+        )
+    return Classification(
+        probabilities={index: float(found[index]) for index in wanted}, notes=notes
+    )
+
+
+_TASKS: dict[str, Callable[..., Prediction]] = {
+    "segmentation": _segment,
+    "denoising": _denoise,
+    "classification": _classify,
+}
+
+
+def window_plan(inferer: Any, dimensions: int) -> WindowPlan:
+    """How an inferer of MONAI would cut an image of so many axes.
+
+    Raises:
+        BundleRefused: an inferer of another kind.
+    """
+    name = type(inferer).__name__
+    if name == "SimpleInferer":
+        return whole_image(dimensions)
+    if name not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
+        raise BundleRefused(f"inferer: {name} is not handled")
+    axis = inferer.spatial_dim if name == "SliceInferer" else None
+    size = _each(inferer.roi_size, dimensions - (axis is not None))
+    overlap = _each(inferer.overlap, dimensions - (axis is not None))
+    if axis is not None:
+        size = (*size[:axis], 1, *size[axis:])
+        overlap = (*overlap[:axis], 0.0, *overlap[axis:])
+    return WindowPlan(
+        size=tuple(int(length or 0) for length in size),
+        overlap=tuple(float(share) for share in overlap),
+        batch=int(inferer.sw_batch_size),
+        gaussian=str(getattr(inferer.mode, "value", inferer.mode)) == "gaussian",
+        sigma_scale=inferer.sigma_scale,
+        padding=str(getattr(inferer.padding_mode, "value", inferer.padding_mode)),
+        padding_value=float(inferer.cval),
+        slice_axis=axis,
+    )
+
+
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,) * count
+
+
+def _slide(
+    bundle: LoadedBundle, prepared: torch.Tensor, reduce: Reduce | None = None
+) -> torch.Tensor:
+    """The network over the image; after running out of memory once more with smaller windows."""
+    plan = window_plan(bundle.inferer, prepared.ndim - 1)
+
+    def checked(slab: torch.Tensor) -> torch.Tensor:
+        _finite(slab)
+        return slab if reduce is None else reduce(slab)
+
+    try:
+        return slide(prepared, plan, bundle.network, device=bundle.device, reduce=checked)
+    except (RuntimeError, MemoryError) as error:
+        smaller = plan.smaller()
+        if not is_out_of_memory(error) or smaller is None:
+            raise
+    if bundle.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return slide(prepared, smaller, bundle.network, device=bundle.device, reduce=checked)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch (either device) or Python ran out of memory."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def _finite(values: torch.Tensor) -> None:
+    if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+        raise ModelFailed("the network gave values that are no numbers")
+
+
+def _scores_fit(bundle: LoadedBundle, prepared: torch.Tensor) -> bool:
+    classes = 1 + max(segment.value for segment in bundle.description.segments)
+    needed = 4 * classes * int(np.prod(prepared.shape[1:]))
+    return needed <= SHARE_OF_MEMORY * float(psutil.virtual_memory().available)
+
+
+def _argmax_after_invert(steps: tuple[Any, ...]) -> int:
+    """Steps up to the argmax that follows the inversion; 0 where something else stands between."""
+    for index, step in enumerate(steps):
+        if type(step).__name__ in ("Invert", "Invertd"):
+            ahead = postprocess.leading_argmax(steps[index + 1 :])
+            return index + 1 + ahead if ahead else 0
+    return 0
+
+
+def _check_values(bundle: LoadedBundle, output: torch.Tensor, *, labels_only: bool) -> None:
+    """A network with fewer channels than the sidecar has segments is another network."""
+    highest = max(segment.value for segment in bundle.description.segments)
+    if not labels_only and output.shape[0] > 1 and highest > output.shape[0]:
+        raise BundleRefused(
+            f"{bundle.description.name}: dicom.toml has a segment {highest}, "
+            f"the network gives {output.shape[0]} channels"
+        )
+
+
+def _outside_range(bundle: LoadedBundle, array: Float32) -> tuple[Any, str]:
+    """Voxels that the preprocessing clips: the network never saw their values, so they stay as they were."""
+    for transform in bundle.preprocessing:
+        scaler = getattr(transform, "scaler", transform)
+        if type(scaler).__name__ == "ScaleIntensityRange" and scaler.clip:
+            beyond = (array < scaler.a_min) | (array > scaler.a_max)
+            if beyond.any():
+                note = (
+                    f"{int(beyond.sum())} values outside {scaler.a_min:g} to {scaler.a_max:g} "
+                    "were kept as they were"
+                )
+                return beyond, note
+    return None, ""
+
+
+def _step(name: str, work: Callable[[], _Result]) -> _Result:
+    """Run a part of the prediction; what breaks in it is the model's failure, told without values."""
+    try:
+        return work()
+    except NodeError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise ModelFailed(f"{name}: out of memory") from error
+        raise ModelFailed(f"{name}: {_reason(error)}") from error
+    except Exception as error:
+        raise ModelFailed(f"{name}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    cause = error.__cause__ or error
+    lines = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {(lines[0] if lines else '')[:200]}"
