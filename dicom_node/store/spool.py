@@ -415,9 +415,7 @@ def _map(descriptor: int, offset: int, length: int) -> memoryview:
     if length == 0:
         return memoryview(b"")
     page = offset - offset % mmap.ALLOCATIONGRANULARITY
-    mapped = mmap.mmap(
-        descriptor, offset - page + length, offset=page, access=mmap.ACCESS_READ
-    )
+    mapped = mmap.mmap(descriptor, offset - page + length, offset=page, access=mmap.ACCESS_READ)
     # the view keeps the mapping alive
     return memoryview(mapped)[offset - page :]
 

@@ -1,0 +1,255 @@
+"""Index rows for what is durable in the spool: in batches behind the listener, and after a crash.
+
+What comes in: events of associations (opened, stored, ended), in their order; and at start, segments that
+a dead process left. What goes out: calls of the store's `Intake`. Owns two invariants: every record of a
+segment is indexed before the segment is sealed, and a segment whose writer lives is never touched. The
+truth is the segment, so an event that is lost loses nothing.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dicom_node.errors import CannotUnderstand
+from dicom_node.observe.logging import get_logger
+from dicom_node.read.header import Header, read_header
+from dicom_node.records import Ending, ReceivedInstance, SegmentAddress
+from dicom_node.store import spool
+from dicom_node.store.intake import Intake
+from dicom_node.store.spool import AbandonedSegment, RecordMeta, SegmentOwner, SegmentWriter
+
+log = get_logger(__name__)
+
+BATCH_SECONDS = 0.2
+BATCH_SIZE = 200
+QUEUE_LIMIT = 20_000
+"""Instances that may wait for their row before nothing more is accepted."""
+_RETRY_FIRST = 0.2
+_RETRY_LONGEST = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An association began to store."""
+
+    owner: SegmentOwner
+    segment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An instance is durable."""
+
+    association_id: str
+    meta: RecordMeta
+    address: SegmentAddress
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An association that stored something ended; its segment can be sealed."""
+
+    association_id: str
+    ending: Ending
+    writer: SegmentWriter
+
+
+Event = Opened | Stored | Ended
+
+
+class Indexer:
+    """A thread that turns events into rows. `blocked` says why the listener should take nothing more."""
+
+    def __init__(self, spool_dir: Path, intake: Intake) -> None:
+        self._spool_dir = spool_dir
+        self._intake = intake
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._failing = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+
+    @property
+    def blocked(self) -> str | None:
+        """Why nothing more should be accepted; None where all is well."""
+        if self._failing:
+            return "the database fails"
+        if self._events.qsize() > QUEUE_LIMIT:
+            return "the index is behind"
+        return None
+
+    def start(self) -> None:
+        """Recover what a dead process left, then index what comes."""
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Hand over an event; never blocks."""
+        self._events.put(event)
+
+    def stop(self, seconds: float) -> None:
+        """Index what was handed over, for at most so many seconds, and end."""
+        self._events.put(None)
+        self._thread.join(seconds / 2)
+        self._stopping.set()
+        self._thread.join(seconds / 2)
+
+    def _run(self) -> None:
+        self._persistently(lambda: recover(self._spool_dir, self._intake))
+        going = True
+        while going:
+            batch, going = self._next_batch()
+            for action in self._actions(batch):
+                if not self._persistently(action):
+                    return
+
+    def _next_batch(self) -> tuple[list[Event], bool]:
+        """Events that came together; an ended association waits for nobody."""
+        batch: list[Event] = []
+        event = self._events.get()
+        until = time.monotonic() + BATCH_SECONDS
+        while event is not None:
+            batch.append(event)
+            if isinstance(event, Ended) or len(batch) >= BATCH_SIZE:
+                return batch, True
+            try:
+                event = self._events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return batch, True
+        return batch, False
+
+    def _actions(self, batch: Sequence[Event]) -> Iterable[Callable[[], None]]:
+        """What is to be done, in an order that keeps that of each association."""
+        stored: dict[str, list[Stored]] = {}
+        for event in batch:
+            if isinstance(event, Opened):
+                yield lambda e=event: self._intake.association_opened(  # type: ignore[misc]
+                    e.owner.association_id, e.owner.peer, e.segment, e.owner.opened_at
+                )
+            elif isinstance(event, Stored):
+                stored.setdefault(event.association_id, []).append(event)
+            else:
+                if mine := stored.pop(event.association_id, None):
+                    yield lambda m=mine: self._index(m)  # type: ignore[misc]
+                yield lambda e=event: self._end(e)  # type: ignore[misc]
+        for mine in stored.values():
+            yield lambda m=mine: self._index(m)  # type: ignore[misc]
+
+    def _index(self, stored: Sequence[Stored]) -> None:
+        instances = [_instance(e.association_id, e.meta, e.address, e.header) for e in stored]
+        end = spool.record_end(stored[-1].address)
+        self._intake.index(stored[0].association_id, instances, end)
+
+    def _end(self, event: Ended) -> None:
+        self._intake.association_ended(event.association_id, event.ending)
+        event.writer.close(sealed=True)
+
+    def _persistently(self, action: Callable[[], object]) -> bool:
+        """Do it until it succeeds; False where the process ends first, which loses nothing."""
+        delay = _RETRY_FIRST
+        while True:
+            try:
+                action()
+            except Exception as error:  # the database may fail in any way; the rows come later
+                if not self._failing:
+                    log.error("database fails, intake pauses", error=type(error).__name__)
+                self._failing = True
+                if self._stopping.wait(delay):
+                    return False
+                delay = min(_RETRY_LONGEST, delay * 2)
+                continue
+            if self._failing:
+                log.info("database is back, intake goes on")
+            self._failing = False
+            return True
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What recovery found."""
+
+    segments: int
+    instances: int
+
+
+def recover(spool_dir: Path, intake: Intake) -> Recovered:
+    """Index what dead processes acknowledged and did not index, and end their associations.
+
+    Several processes may do this at once, and receivers may run meanwhile.
+    """
+    known = {entry.id: entry for entry in intake.open_associations()}
+    segments = instances = 0
+    for path in spool.unsealed(spool_dir):
+        abandoned = AbandonedSegment.claim(path)
+        if abandoned is None:
+            continue
+        owner = spool.owner(path)
+        if owner is None:
+            # the process died while it made the file: nothing was acknowledged from it
+            abandoned.remove()
+            continue
+        entry = known.get(owner.association_id)
+        segments += 1
+        instances += _recover_one(abandoned, owner, entry.indexed_to if entry else 0, intake)
+    for entry in known.values():
+        if not (spool_dir / Path(entry.segment).name).exists():
+            intake.association_ended(entry.id, Ending.LOST)
+    if segments:
+        log.warning("segments of a dead process recovered", segments=segments, instances=instances)
+    return Recovered(segments, instances)
+
+
+def _recover_one(
+    abandoned: AbandonedSegment, owner: SegmentOwner, indexed_to: int, intake: Intake
+) -> int:
+    path = abandoned.path
+    intake.association_opened(owner.association_id, owner.peer, path.name, owner.opened_at)
+    count, end = 0, max(indexed_to, spool.BLOCK)
+    batch: list[ReceivedInstance] = []
+    for meta, address in spool.records(path, indexed_to):
+        end = spool.record_end(address)
+        if (instance := _reread(owner.association_id, path.parent, meta, address)) is not None:
+            batch.append(instance)
+        if len(batch) >= BATCH_SIZE:
+            intake.index(owner.association_id, batch, end)
+            count += len(batch)
+            batch = []
+    if batch:
+        intake.index(owner.association_id, batch, end)
+        count += len(batch)
+    abandoned.cut(end)
+    intake.association_ended(owner.association_id, Ending.LOST)
+    abandoned.seal()
+    return count
+
+
+def _reread(
+    association_id: str, spool_dir: Path, meta: RecordMeta, address: SegmentAddress
+) -> ReceivedInstance | None:
+    with spool.open_data_set(spool_dir, address) as data:
+        try:
+            header = read_header(data, meta.transfer_syntax_uid)
+        except CannotUnderstand:
+            return None  # it was never acknowledged
+    return _instance(association_id, meta, address, header)
+
+
+def _instance(
+    association_id: str, meta: RecordMeta, address: SegmentAddress, header: Header
+) -> ReceivedInstance:
+    return ReceivedInstance(
+        association_id,
+        address,
+        meta.sha256,
+        meta.sop_class_uid,
+        meta.sop_instance_uid,
+        meta.transfer_syntax_uid,
+        header.study_uid,
+        header.series_uid,
+        header.patient_id,
+        header.attributes,
+        meta.received_at,
+        header.oddities,
+    )

@@ -1,0 +1,313 @@
+"""The receiver: accepts connections, gives each a thread, and ends cleanly.
+
+What comes in: settings, the store's `Intake`, and a listening socket, which several receiver processes may
+share. What goes out: instances in custody, rows behind them. Owns the life of threads and sockets: a peer
+can only ever block its own thread. Decisions are `admit`'s, the protocol is `association`'s.
+"""
+
+import selectors
+import socket
+import threading
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from dicom_node.observe.logging import get_logger
+from dicom_node.receive import pdu
+from dicom_node.receive.admit import AccessRules, admit
+from dicom_node.receive.association import (
+    Agreement,
+    AssociationAborted,
+    Messages,
+    read_request,
+)
+from dicom_node.receive.contexts import ContextResult, negotiate, storage_sop_classes
+from dicom_node.receive.custody import Custody, Readiness
+from dicom_node.receive.index import Indexer
+from dicom_node.receive.pdu import AssociateRequest, ProtocolError
+from dicom_node.receive.slots import Slots
+from dicom_node.receive.transport import Connection, Patience, PeerGone, PeerSilent
+from dicom_node.records import Ending, Peer
+from dicom_node.settings import Settings
+from dicom_node.store.intake import Intake
+
+log = get_logger(__name__)
+
+BACKLOG = 128
+MAX_PDU = 128 << 10
+MAX_HALF_OPEN = 128
+"""Connections without an association; above it the oldest of the greediest host is closed."""
+STOP_SECONDS = 15.0
+
+
+class Receiver:
+    """A DICOM listener: C-STORE and C-ECHO as SCP."""
+
+    def __init__(
+        self, settings: Settings, intake: Intake, *, listen_socket: socket.socket | None = None
+    ) -> None:
+        """Prepare, without accepting yet.
+
+        Args:
+            settings: the node's configuration.
+            intake: where rows go.
+            listen_socket: a bound socket, perhaps shared with other processes; without one, the
+                address of the settings is bound.
+
+        Raises:
+            ConfigurationError: an access rule makes no sense.
+            OSError: the address cannot be bound.
+        """
+        settings.spool_dir.mkdir(parents=True, exist_ok=True)
+        receive = settings.receive
+        self._settings = settings
+        self._rules = AccessRules.of(settings)
+        self._storage = storage_sop_classes()
+        self._indexer = Indexer(settings.spool_dir, intake)
+        reserve = receive.disk_reserve_mb << 20
+        self._readiness = Readiness(settings.spool_dir, reserve, self._indexer)
+        self._slots = Slots(
+            settings.spool_dir / "associations.lock",
+            total=receive.max_associations,
+            per_peer=receive.max_associations,
+        )
+        self._patience = Patience(idle=receive.network_timeout)
+        self._listener = listen_socket or _bind(receive.host, receive.port)
+        self._listener.setblocking(False)
+        self._listener.listen(BACKLOG)
+        self._wake, self._waker = socket.socketpair()
+        self._connections = _Connections()
+        self._stopping = threading.Event()
+        self._acceptor = threading.Thread(target=self._accept, name="acceptor", daemon=True)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port that it listens on."""
+        host, port = self._listener.getsockname()[:2]
+        return host, port
+
+    def start(self) -> None:
+        """Recover what a dead process left, and accept associations."""
+        self._indexer.start()
+        self._acceptor.start()
+
+    def stop(self, deadline: float = STOP_SECONDS) -> None:
+        """Accept nothing more, let open associations end, cut those that do not, and index the rest.
+
+        Nothing that was acknowledged is lost, however short the deadline is.
+
+        Args:
+            deadline: seconds for all of it.
+        """
+        until = time.monotonic() + deadline
+        self._stopping.set()
+        self._waker.send(b".")
+        self._acceptor.join()
+        self._listener.close()
+        if not self._connections.wait_until_empty(deadline / 2):
+            self._connections.cut_all()
+            self._connections.wait_until_empty(max(0.0, until - time.monotonic()) / 2)
+        self._indexer.stop(max(0.1, until - time.monotonic()))
+        self._slots.close()
+        self._wake.close()
+        self._waker.close()
+
+    def join(self) -> None:
+        """Wait until it no longer accepts."""
+        self._acceptor.join()
+
+    # --- accepting ----------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listener, selectors.EVENT_READ)
+            selector.register(self._wake, selectors.EVENT_READ)
+            while not self._stopping.is_set():
+                selector.select()
+                self._accept_one()
+
+    def _accept_one(self) -> None:
+        try:
+            sock, address = self._listener.accept()
+        except BlockingIOError:
+            return  # another process was faster
+        except OSError as error:
+            # out of descriptors, or the peer is already gone: neither may end the listener
+            log.warning("connection not accepted", reason=error.strerror)
+            self._stopping.wait(0.05)
+            return
+        host = str(address[0])
+        try:
+            connection = Connection(sock, host, self._patience)
+        except OSError:
+            sock.close()
+            return
+        for victim in self._connections.add(connection):
+            log.warning("half-open connection closed to make room", host=victim.host)
+            victim.cut()
+        threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    # --- one connection -----------------------------------------------------------------------
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            request = read_request(connection)
+            self._answer(connection, request)
+        except ProtocolError as error:
+            log.warning("protocol error", host=connection.host, reason=str(error))
+            self._abort(connection, error)
+        except PeerSilent as error:
+            log.warning("peer cut off", host=connection.host, reason=str(error))
+        except PeerGone:
+            log.debug("peer left before an association", host=connection.host)
+        except Exception as error:
+            _log_bug(error)
+        finally:
+            connection.close()
+            self._connections.remove(connection)
+
+    def _answer(self, connection: Connection, request: AssociateRequest) -> None:
+        peer = Peer(request.calling_ae, request.called_ae, connection.host)
+        congestion = self._readiness.congestion
+        rejection = admit(request, connection.host, self._rules, congestion=congestion)
+        slot = None
+        if rejection is None:
+            slot = self._slots.take(connection.host)
+            rejection = pdu.TEMPORARY_CONGESTION if slot is None else None
+        if slot is None or rejection is not None:
+            log.warning("association rejected", **_who(peer), rejection=_written(rejection))
+            connection.send(pdu.associate_reject(rejection or pdu.TEMPORARY_CONGESTION))
+            connection.finish()
+            return
+        try:
+            self._connections.promote(connection)
+            self._associate(connection, request, peer)
+        finally:
+            self._slots.give_back(slot)
+
+    def _associate(self, connection: Connection, request: AssociateRequest, peer: Peer) -> None:
+        receive = self._settings.receive
+        answers = negotiate(request.contexts, self._storage)
+        accepted = {a.id: a for a in answers if a.result is ContextResult.ACCEPTANCE}
+        custody = Custody(
+            self._settings.spool_dir,
+            peer,
+            self._indexer,
+            self._readiness,
+            receive.max_instance_mb << 20,
+        )
+        messages = Messages(connection, Agreement(accepted, request.max_pdu, MAX_PDU), custody)
+        connection.send(pdu.associate_accept(request, answers, max_pdu=MAX_PDU))
+        connection.negotiated()
+        ending, reason = Ending.LOST, ""
+        try:
+            messages.serve()
+            ending = Ending.RELEASED
+        except AssociationAborted:
+            ending, reason = Ending.ABORTED, "the peer aborted"
+        except ProtocolError as error:
+            ending, reason = Ending.ABORTED, str(error)
+            self._abort(connection, error)
+        except (PeerGone, PeerSilent) as error:
+            reason = str(error)
+        except Exception as error:
+            reason = "a bug of ours"
+            _log_bug(error)
+            self._abort(connection, ProtocolError("bug", pdu.AbortReason.NOT_SPECIFIED))
+        finally:
+            custody.end(ending)
+        log.info(
+            "association ended",
+            association=custody.association_id,
+            **_who(peer),
+            ending=ending.value,
+            reason=reason,
+            stored=messages.stored,
+            refused=messages.refused,
+        )
+        if ending is Ending.RELEASED:
+            connection.finish()
+
+    def _abort(self, connection: Connection, error: ProtocolError) -> None:
+        try:
+            connection.send(pdu.abort(error.reason))
+            connection.finish()
+        except (PeerGone, PeerSilent):
+            connection.close()
+
+
+class _Connections:
+    """The open connections of a receiver, and which of them have no association yet. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._all: set[Connection] = set()
+        self._half_open: dict[Connection, None] = {}  # in the order of their coming
+
+    def add(self, connection: Connection) -> list[Connection]:
+        """Remember a new connection, and name one to close where there are too many half-open."""
+        with self._condition:
+            self._all.add(connection)
+            self._half_open[connection] = None
+            if len(self._half_open) <= MAX_HALF_OPEN:
+                return []
+            greediest, _ = Counter(c.host for c in self._half_open).most_common(1)[0]
+            victim = next(c for c in self._half_open if c.host == greediest)
+            del self._half_open[victim]
+            return [victim]
+
+    def promote(self, connection: Connection) -> None:
+        """It has an association."""
+        with self._condition:
+            self._half_open.pop(connection, None)
+
+    def remove(self, connection: Connection) -> None:
+        """It is closed."""
+        with self._condition:
+            self._half_open.pop(connection, None)
+            self._all.discard(connection)
+            self._condition.notify_all()
+
+    def cut_all(self) -> None:
+        """End them all."""
+        with self._condition:
+            for connection in self._all:
+                connection.cut()
+
+    def wait_until_empty(self, seconds: float) -> bool:
+        """Wait until the last one is closed; False where it took longer."""
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._all, seconds)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _who(peer: Peer) -> dict[str, str]:
+    return {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
+
+
+def _written(rejection: pdu.Rejection | None) -> str:
+    if rejection is None:
+        return "2/3/1, every slot is taken"
+    return f"{rejection.result}/{rejection.source}/{rejection.reason}"
+
+
+def _log_bug(error: Exception) -> None:
+    # where, never what: the message of an error may quote what a peer sent
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error(
+        "bug in the listener",
+        error=type(error).__name__,
+        place=f"{Path(where.filename).name}:{where.lineno}",
+    )
