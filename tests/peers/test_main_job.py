@@ -1,0 +1,205 @@
+"""The main job, end to end: DCMTK's storescu -> node -> Orthanc, on real CT, judged by others' tools."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import Dataset, dcmread
+
+from dicom_node.demo.pacs import Orthanc, orthanc_pacs
+from tests.conftest import program
+from tests.harness import Node, node, settled
+
+pytestmark = [
+    pytest.mark.peer("dcmtk"),
+    pytest.mark.peer("orthanc"),
+    pytest.mark.peer("dicom3tools"),
+    pytest.mark.peer("dcmqi"),
+    pytest.mark.xdist_group("main_job"),
+    pytest.mark.slow,
+]
+
+REAL_SERIES = {
+    "ai/lung-pet-ct-dx/A0001_kernel-B": 64,
+    "ai/lung-pet-ct-dx/A0001_kernel-L": 64,
+    "ai/CRLM-CT-1004": 41,
+    "ai/ACRIN-NSCLC-FDG-PET-042/CT": 135,
+}
+
+TOML = """
+[destination.pacs]
+ae_title = "{pacs.ae_title}"
+host = "127.0.0.1"
+port = {pacs.port}
+
+[[route]]
+name = "ct"
+models = ["ct_structures"]
+destinations = ["pacs"]
+[route.match]
+modality = ["CT"]
+"""
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with orthanc_pacs(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[Node]:
+    with node(tmp_path_factory.mktemp("node"), TOML.format(pacs=pacs)) as started:
+        yield started
+
+
+def storescu(to: Node, *paths: Path, options: tuple[str, ...] = ()) -> str:
+    """Send as a scanner would; returns what storescu printed."""
+    command = [
+        str(program("storescu")),
+        *("-aet", "SCANNER", "-aec", to.address.ae_title, "+sd", "+r", "-v", *options),
+        to.address.host,
+        str(to.address.port),
+        *map(str, paths),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def delivered(shared: Path, running: Node, pacs: Orthanc) -> dict[str, list[Dataset]]:
+    """Every real series pushed through the node; folder -> what Orthanc then holds of its results."""
+    uids = {}
+    for folder in REAL_SERIES:
+        storescu(running, shared / folder, options=("-xt",))  # proposed as JPEG-LS, sent as it lies
+        first = next(iter(sorted((shared / folder).glob("*.dcm"))))
+        uids[str(dcmread(first, stop_before_pixels=True).SeriesInstanceUID)] = folder
+    series = running.wait_for(settled(len(REAL_SERIES)), 300)
+    kept = pacs.received()
+    found: dict[str, list[Dataset]] = {}
+    for row in series:
+        results = [result for job in row["jobs"] for result in job["results"]]
+        assert all(result["sop_instance_uid"] in kept for result in results)
+        if row["series_uid"] in uids:
+            found[uids[row["series_uid"]]] = [pacs.read(r["sop_instance_uid"]) for r in results]
+    return found
+
+
+def of(objects: list[Dataset], modality: str) -> Dataset:
+    """The one object of a modality."""
+    (one,) = [found for found in objects if found.Modality == modality]
+    return one
+
+
+@pytest.mark.parametrize("folder", REAL_SERIES)
+def test_seg_and_sr_arrive_in_the_study_they_belong_to(
+    folder: str, delivered: dict[str, list[Dataset]], shared: Path
+) -> None:
+    source = dcmread(next(iter(sorted((shared / folder).glob("*.dcm")))), stop_before_pixels=True)
+    for modality in ("SEG", "SR"):
+        found = of(delivered[folder], modality)
+        assert found.StudyInstanceUID == source.StudyInstanceUID
+        assert found.PatientID == source.PatientID
+        assert found.SeriesInstanceUID != source.SeriesInstanceUID
+        assert found.SeriesDescription.startswith("AI ")
+    seg = of(delivered[folder], "SEG")
+    assert seg.FrameOfReferenceUID == source.FrameOfReferenceUID
+    referenced = seg.ReferencedSeriesSequence[0]
+    assert referenced.SeriesInstanceUID == source.SeriesInstanceUID
+
+
+@pytest.mark.parametrize("folder", REAL_SERIES)
+def test_dciodvfy_finds_no_error(
+    folder: str, delivered: dict[str, list[Dataset]], tmp_path: Path
+) -> None:
+    for found in delivered[folder]:
+        path = tmp_path / f"{found.Modality}.dcm"
+        found.save_as(path)
+        judged = subprocess.run(
+            [str(program("dciodvfy")), "-new", str(path)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        errors = [line for line in judged.stderr.splitlines() if line.startswith("Error")]
+        assert not errors, errors
+
+
+def test_dcmqi_reads_the_very_voxels_that_the_model_predicted(
+    delivered: dict[str, list[Dataset]], shared: Path, tmp_path: Path
+) -> None:
+    """segimage2itkimage's labels, sampled where our prediction's voxels lie, equal the prediction."""
+    from dicom_node.catalogue import describe
+    from dicom_node.infer.runner import predict
+    from dicom_node.read.volume import read_image
+    from dicom_node.records import RawInstance, Segmentation, Volume
+    from dicom_node.settings import BUNDLED_MODELS
+
+    folder = "ai/lung-pet-ct-dx/A0001_kernel-B"
+    raw = [RawInstance(**_raw(path)) for path in sorted((shared / folder).glob("*.dcm"))]
+    volume = read_image(raw)
+    assert isinstance(volume, Volume)
+    predicted = predict(describe(BUNDLED_MODELS / "ct_structures"), volume)
+    assert isinstance(predicted, Segmentation)
+
+    seg = tmp_path / "seg.dcm"
+    of(delivered[folder], "SEG").save_as(seg)
+    command = [
+        str(program("segimage2itkimage")),
+        *("--inputDICOM", str(seg), "--outputDirectory", str(tmp_path)),
+        *("--outputType", "nrrd", "--mergeSegments"),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    (image_path,) = tmp_path.glob("*.nrrd")
+    image = sitk.ReadImage(str(image_path))
+    theirs = np.zeros_like(predicted.labels)
+    array = sitk.GetArrayFromImage(image)
+    indices = np.argwhere(predicted.labels >= 0)
+    homogeneous = np.column_stack([indices, np.ones(len(indices))])
+    world = homogeneous @ volume.affine.T[:, :3]
+    direction = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    xyz = np.linalg.solve(direction, (world - image.GetOrigin()).T).T
+    assert np.abs(xyz - np.rint(xyz)).max() < 0.01, "their grid is not ours"
+    xyz = np.rint(xyz).astype(int)
+    inside = np.all((xyz >= 0) & (xyz < array.shape[::-1]), axis=1)
+    theirs[tuple(indices[inside].T)] = array[tuple(xyz[inside][:, ::-1].T)]
+    assert np.count_nonzero(theirs) > 100_000
+    assert np.array_equal(theirs, predicted.labels)
+
+
+def _raw(path: Path) -> dict[str, object]:
+    found = dcmread(path)
+    content = path.read_bytes()
+    # the data set begins behind preamble, prefix, group length element and the group itself (PS3.10 7.1)
+    start = 132 + 12 + int(found.file_meta.FileMetaInformationGroupLength)
+    return {
+        "data": content[start:],
+        "transfer_syntax_uid": str(found.file_meta.TransferSyntaxUID),
+        "sop_class_uid": str(found.SOPClassUID),
+        "sop_instance_uid": str(found.SOPInstanceUID),
+    }
+
+
+def test_dcmqi_reads_the_report(delivered: dict[str, list[Dataset]], tmp_path: Path) -> None:
+    report = tmp_path / "sr.dcm"
+    of(delivered["ai/lung-pet-ct-dx/A0001_kernel-B"], "SR").save_as(report)
+    command = [
+        str(program("tid1500reader")),
+        *("--inputDICOM", str(report), "--outputMetadata", str(tmp_path / "sr.json")),
+    ]
+    read = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert read.returncode == 0, read.stdout + read.stderr
+    assert "Left lung" in (tmp_path / "sr.json").read_text()
+
+
+def test_a_second_push_makes_no_new_work(
+    delivered: dict[str, list[Dataset]], shared: Path, running: Node, pacs: Orthanc
+) -> None:
+    before = running.series(), pacs.received()
+    storescu(running, shared / "ai/CRLM-CT-1004", options=("-xt",))
+    assert (running.series(), pacs.received()) == before
