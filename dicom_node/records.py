@@ -229,6 +229,8 @@ class Volume:
         headers: source data sets without pixel data, read when asked for: one for each slice, or one for
             each multi-frame instance.
         rescale: per-slice `(slope, intercept)` that was applied, `(z, 2)`.
+        positions: `(z, 3)`, Image Position (Patient) of each slice as its header rounds it; None where it
+            is not known, then the affine tells it.
         notes: what was unusual and handled, for the report.
     """
 
@@ -238,6 +240,7 @@ class Volume:
     headers: Sequence[Dataset]
     rescale: Float64
     notes: tuple[str, ...] = ()
+    positions: Float64 | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -213,6 +213,7 @@ def _read_single_frames(opened: Sequence[_Opened], workers: int | None) -> Volum
         LazyHeaders(ordered),
         rescale,
         stack.notes,
+        _positions(planes, stack.order),
     )
 
 
@@ -238,7 +239,12 @@ def _read_multi_frame(opened: Sequence[_Opened], workers: int | None) -> Volume:
 
     array = _decode((len(planes), planes[0].rows, planes[0].columns), into, workers)
     sources = tuple(planes[i].source for i in stack.order)
-    return Volume(array, stack.affine, sources, headers, rescale, stack.notes)
+    positions = _positions(planes, stack.order)
+    return Volume(array, stack.affine, sources, headers, rescale, stack.notes, positions)
+
+
+def _positions(planes: Sequence[Plane], order: Sequence[int]) -> Float64:
+    return np.array([planes[i].position for i in order], dtype=np.float64)
 
 
 def _decode(

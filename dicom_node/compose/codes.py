@@ -1,0 +1,52 @@
+"""Coded concepts (PS3.3 8.8) and the ones that reports use by name (PS3.16)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from pydicom import Dataset
+
+from dicom_node.catalogue import Code
+
+
+def coded(code: Code) -> Dataset:
+    """A code as the item of a code sequence; more than 16 characters go into Long Code Value."""
+    value, scheme, meaning = code
+    item = Dataset()
+    setattr(item, "CodeValue" if len(value) <= 16 else "LongCodeValue", value)
+    item.CodingSchemeDesignator = scheme
+    item.CodeMeaning = meaning
+    return item
+
+
+SEGMENTATION: Code = ("113076", "DCM", "Segmentation")
+SOURCE_IMAGE: Code = ("121322", "DCM", "Source image for image processing operation")
+ACQUISITION_EQUIPMENT: Code = ("109101", "DCM", "Acquisition Equipment")
+PROCESSING_EQUIPMENT: Code = ("109102", "DCM", "Processing Equipment")
+
+VOLUME: Code = ("118565006", "SCT", "Volume")
+AREA: Code = ("42798000", "SCT", "Area")
+LONG_AXIS: Code = ("103339001", "SCT", "Long axis")
+SHORT_AXIS: Code = ("103340004", "SCT", "Short axis")
+ATTENUATION: Code = ("112031", "DCM", "Attenuation Coefficient")
+MR_SIGNAL: Code = ("110852", "DCM", "MR signal intensity")
+ACTIVITY: Code = ("110821", "DCM", "Nuclear Medicine Tomographic Activity")
+
+MEAN: Code = ("373098007", "SCT", "Mean")
+STANDARD_DEVIATION: Code = ("386136009", "SCT", "Standard Deviation")
+MINIMUM: Code = ("255605001", "SCT", "Minimum")
+MAXIMUM: Code = ("56851009", "SCT", "Maximum")
+MEDIAN: Code = ("373099004", "SCT", "Median")
+PERCENTILE_5: Code = ("371888009", "SCT", "5th percentile")
+PERCENTILE_95: Code = ("371889001", "SCT", "95th percentile")
+
+UNITS: Mapping[str, Code] = MappingProxyType(
+    {
+        "mm": ("mm", "UCUM", "millimeter"),
+        "mm2": ("mm2", "UCUM", "square millimeter"),
+        "ml": ("ml", "UCUM", "milliliter"),
+        "HU": ("[hnsf'U]", "UCUM", "Hounsfield unit"),
+        "1": ("1", "UCUM", "no units"),
+        "Bq/ml": ("Bq/ml", "UCUM", "Becquerels/milliliter"),
+        "{SUVbw}g/ml": ("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),
+    }
+)

@@ -1,0 +1,135 @@
+"""From labels to findings: each a segment of the SEG and a group of the report, under one tracking UID.
+
+A segment of the model is one finding; one that the model calls a lesion is a finding for each connected
+component. It owns the invariant that segment numbers run from 1 without gaps (PS3.3 C.8.20.2.4) and that SEG
+and SR speak of a finding by the same tracking UID.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from dicom_node.catalogue import SegmentDescription
+from dicom_node.compose.context import ComposeContext
+from dicom_node.compose.kernels import histogram
+from dicom_node.compose.measure import Measured, for_each_slice, measure
+from dicom_node.compose.uids import derived_uid
+from dicom_node.errors import ComposeError
+from dicom_node.records import Segmentation, Volume
+
+MOST_LESIONS = 50
+"""Components of one lesion segment that are reported singly; a report of thousands helps nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One structure or lesion that was found.
+
+    Attributes:
+        number: Segment Number, and its value in the map of findings.
+        label: the segment's label, numbered where lesions are told apart.
+        tracking_id, tracking_uid: how SEG and SR refer to it.
+    """
+
+    number: int
+    segment: SegmentDescription
+    label: str
+    tracking_id: str
+    tracking_uid: str
+    measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found, on the source grid.
+
+    Attributes:
+        numbers: `(z, y, x)` unsigned, the finding's number at each voxel, 0 elsewhere.
+        absent: labels of the model of which no voxel was found.
+    """
+
+    found: tuple[Finding, ...]
+    numbers: npt.NDArray[Any]
+    absent: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Findings:
+    """Tell findings apart, number and measure them.
+
+    Raises:
+        ComposeError: the labels lie on another grid, or hold a value that the model does not name.
+    """
+    labels = segmentation.labels
+    if labels.shape != volume.array.shape:
+        raise ComposeError(
+            f"the mask is {labels.shape}, the source {volume.array.shape}: not on one grid"
+        )
+    known = {segment.value: segment for segment in ctx.model.segments}
+    values = [int(value) for value in np.flatnonzero(_histogram(labels)) if value]
+    if strange := sorted(set(values) - set(known)):
+        raise ComposeError(f"the mask holds values that the model does not name: {strange}")
+    plan: list[tuple[SegmentDescription, int | None]] = []
+    lut = np.zeros(256, dtype=np.uint8)
+    for value in values:
+        if not known[value].lesion:
+            plan.append((known[value], None))
+            lut[value] = len(plan)
+    numbers: npt.NDArray[Any] = labels if lut[values].tolist() == values else lut[labels]
+    notes: list[str] = []
+    if any(known[value].lesion for value in values):
+        numbers = numbers.astype(np.uint16)
+        for value in values:
+            if known[value].lesion:
+                notes += _number_lesions(labels == value, known[value], plan, numbers)
+    measured = measure(numbers, volume.array, volume.affine)
+    found = tuple(
+        _finding(ctx, number, segment, ordinal, measured[number])
+        for number, (segment, ordinal) in enumerate(plan, start=1)
+    )
+    absent = tuple(segment.label for value, segment in known.items() if value not in values)
+    return Findings(found, numbers, absent, tuple(notes))
+
+
+def _histogram(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    counts = np.zeros((len(labels), 256), dtype=np.int64)
+    for_each_slice(lambda z: histogram(labels[z], counts[z]), range(len(labels)))
+    total: npt.NDArray[np.int64] = counts.sum(axis=0)
+    return total
+
+
+def _number_lesions(
+    mask: npt.NDArray[np.bool_],
+    segment: SegmentDescription,
+    plan: list[tuple[SegmentDescription, int | None]],
+    numbers: npt.NDArray[Any],
+) -> list[str]:
+    """Number the components of a lesion segment, the largest first; the rest stay together as one."""
+    components, count = cc3d.connected_components(mask, connectivity=18, return_N=True)
+    sizes = np.bincount(components.reshape(-1), minlength=count + 1)[1:]
+    by_size = np.argsort(-sizes, kind="stable") + 1
+    lut = np.zeros(count + 1, dtype=np.uint16)
+    start = len(plan)
+    for ordinal, component in enumerate(by_size, start=1):
+        if ordinal <= MOST_LESIONS:
+            plan.append((segment, ordinal))
+        lut[component] = start + min(ordinal, MOST_LESIONS)
+    np.copyto(numbers, lut[components], where=mask)
+    if count > MOST_LESIONS:
+        return [f"{segment.label}: {count} separate parts; the smallest are reported as one"]
+    return []
+
+
+def _finding(
+    ctx: ComposeContext,
+    number: int,
+    segment: SegmentDescription,
+    ordinal: int | None,
+    measured: Measured,
+) -> Finding:
+    label = segment.label if ordinal is None else f"{segment.label} {ordinal}"
+    uid = derived_uid(ctx.job_key, "tracking", segment.value, ordinal or 0)
+    return Finding(number, segment, label[:64], f"{ctx.model.name} {label}"[:64], uid, measured)

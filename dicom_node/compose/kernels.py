@@ -1,0 +1,98 @@
+"""Loops over every voxel, compiled: one pass for all statistics, one pass for all bit planes.
+
+Arrays in, arrays out; no DICOM. Each kernel releases the interpreter's lock, so slices run in threads.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _compiled(function: _Function) -> _Function:
+    compiled: _Function = numba.njit(nogil=True, cache=True)(function)
+    return compiled
+
+
+@_compiled
+def slice_statistics(
+    labels: npt.NDArray[Any],
+    image: npt.NDArray[np.float32],
+    counts: npt.NDArray[np.int64],
+    sums: npt.NDArray[np.float64],
+    boxes: npt.NDArray[np.int64],
+) -> None:
+    """Sums of one slice, for every label at once.
+
+    Args:
+        labels: `(y, x)` unsigned.
+        image: `(y, x)` float32.
+        counts: `(labels,)`, voxels of each.
+        sums: `(labels, 6)`: sum, sum of squares, minimum, maximum, sum of y, sum of x.
+        boxes: `(labels, 4)`: first and last y, first and last x.
+    """
+    rows, columns = labels.shape
+    for y in range(rows):
+        for x in range(columns):
+            label = labels[y, x]
+            if label == 0:
+                continue
+            value = np.float64(image[y, x])
+            if counts[label] == 0:
+                sums[label, 2] = value
+                sums[label, 3] = value
+                boxes[label, 0] = y
+                boxes[label, 1] = y
+                boxes[label, 2] = x
+                boxes[label, 3] = x
+            counts[label] += 1
+            sums[label, 0] += value
+            sums[label, 1] += value * value
+            sums[label, 2] = min(sums[label, 2], value)
+            sums[label, 3] = max(sums[label, 3], value)
+            sums[label, 4] += y
+            sums[label, 5] += x
+            boxes[label, 1] = y
+            boxes[label, 2] = min(boxes[label, 2], x)
+            boxes[label, 3] = max(boxes[label, 3], x)
+
+
+@_compiled
+def histogram(labels: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]) -> None:
+    """Count the values of one slice `(y, x)` into `counts`, `(256,)`."""
+    rows, columns = labels.shape
+    for y in range(rows):
+        for x in range(columns):
+            counts[labels[y, x]] += 1
+
+
+@_compiled
+def pack_slice(
+    labels: npt.NDArray[Any],
+    frame_of: npt.NDArray[np.int64],
+    bits: npt.NDArray[np.uint8],
+) -> None:
+    """Set the bits of one slice in the frames of the labels that it holds.
+
+    Args:
+        labels: `(y, x)` unsigned.
+        frame_of: `(labels,)`, the frame of each label in this slice, negative where it has none.
+        bits: the whole Pixel Data, one bit a pixel, frames without padding between them, the first
+            pixel in the lowest bit (PS3.5 8.1.1).
+    """
+    rows, columns = labels.shape
+    size = rows * columns
+    for y in range(rows):
+        for x in range(columns):
+            label = labels[y, x]
+            if label == 0:
+                continue
+            frame = frame_of[label]
+            if frame < 0:
+                continue
+            at = frame * size + y * columns + x
+            bits[at >> 3] |= np.uint8(1 << (at & 7))

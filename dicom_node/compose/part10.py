@@ -1,0 +1,136 @@
+"""From a data set to the bytes of a PS3.10 file, and from there to the disk, durably.
+
+It owns the invariants that everything leaves as Explicit VR Little Endian, and that a file is whole under
+its name or is not there.
+"""
+
+import hashlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian
+
+from dicom_node.compose.context import DicomFile
+from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
+from dicom_node.errors import ComposeError
+from dicom_node.records import ResultObject
+
+IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
+
+
+def encode(dataset: Dataset) -> bytes:
+    """A data set in Explicit VR Little Endian, without file meta."""
+    to = DicomBytesIO()
+    to.is_little_endian = True
+    to.is_implicit_VR = False
+    write_dataset(to, dataset, parent_encoding="utf-8")
+    return to.getvalue()
+
+
+def preamble(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Preamble, prefix and file meta information (PS3.10 7.1)."""
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    to = DicomBytesIO()
+    write_file_meta_info(to, meta)
+    return b"\0" * 128 + b"DICM" + to.getvalue()
+
+
+def element(tag: int, vr: bytes, value: bytes | memoryview) -> bytes:
+    """The head of an element of a VR with a long length field; its value follows it."""
+    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, vr, 0, len(value))
+
+
+def dicom_file(
+    kind: str,
+    dataset: Dataset,
+    *tail: bytes | memoryview,
+    transfer_syntax_uid: str = ExplicitVRLittleEndian,
+) -> DicomFile:
+    """A file from a data set.
+
+    Args:
+        tail: encoded elements that follow those of `dataset`, whose tags are higher.
+    """
+    return DicomFile(
+        kind=kind,
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        series_uid=str(dataset.SeriesInstanceUID),
+        study_uid=str(dataset.StudyInstanceUID),
+        description=str(dataset.get("SeriesDescription", "")),
+        parts=(
+            preamble(dataset.SOPClassUID, dataset.SOPInstanceUID, transfer_syntax_uid),
+            encode(dataset),
+            *tail,
+        ),
+    )
+
+
+def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
+    """Write files durably; when it returns, they survive a power loss.
+
+    Args:
+        folder: made if missing. File names derive from a hash, never from what a peer sent.
+
+    Raises:
+        ComposeError: a file cannot be written; those of this call are removed again.
+    """
+    written: list[ResultObject] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written.extend(_write_one(file, folder) for file in files)
+        _sync_folder(folder)
+    except OSError as error:
+        for result in written:
+            result.path.unlink(missing_ok=True)
+        raise ComposeError(f"results cannot be written to {folder}: {error.strerror}") from error
+    return written
+
+
+def _write_one(file: DicomFile, folder: Path) -> ResultObject:
+    digest = hashlib.sha256()
+    for part in file.parts:
+        digest.update(part)
+    name = hashlib.sha256(file.sop_instance_uid.encode()).hexdigest()[:24]
+    path = folder / f"{file.kind}-{name}.dcm"
+    temporary = path.with_suffix(".partial")
+    try:
+        with temporary.open("wb") as to:
+            for part in file.parts:
+                to.write(part)
+            to.flush()
+            os.fsync(to.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    return ResultObject(
+        path=path,
+        sha256=digest.hexdigest(),
+        kind=file.kind,
+        sop_class_uid=file.sop_class_uid,
+        sop_instance_uid=file.sop_instance_uid,
+        series_uid=file.series_uid,
+        study_uid=file.study_uid,
+        description=file.description,
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,257 @@
+"""Segmentation objects, BINARY (PS3.3 A.51), on the source's grid exactly.
+
+What comes in: findings on a volume. What goes out: one SEG, a segment for each finding, a frame for each
+slice that a segment touches. It owns the invariant that a voxel of the prediction is a bit of the SEG at the
+same place of the source. Functional groups are encoded by hand: there is one for each frame, of which all
+but three values are the slice's.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.uid import SegmentationStorage
+
+from dicom_node.catalogue import Code
+from dicom_node.compose.codes import SEGMENTATION, SOURCE_IMAGE, coded
+from dicom_node.compose.color import cielab
+from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.equipment import (
+    Output,
+    algorithm_identification,
+    common,
+    content_creator,
+    content_description,
+    content_label,
+    copy,
+)
+from dicom_node.compose.findings import Finding, Findings
+from dicom_node.compose.grid import Grid, frame_of_reference, grid_of, referenced_series
+from dicom_node.compose.kernels import pack_slice
+from dicom_node.compose.measure import for_each_slice
+from dicom_node.compose.part10 import dicom_file, element, encode
+from dicom_node.compose.uids import derived_uid
+from dicom_node.errors import ComposeError
+from dicom_node.records import SourceFrame, Volume
+
+OUTPUT = Output("seg", 0, SegmentationStorage, "SEG")
+PER_FRAME, PIXEL_DATA = 0x52009230, 0x7FE00010
+_ITEM = 0xFFFEE000
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame of the SEG: which segment on which slice."""
+
+    segment: int
+    slice: int
+
+
+def frames_of(findings: Findings) -> list[Frame]:
+    """The frames that are not empty, by segment and then along the slices."""
+    return [
+        Frame(finding.number, int(z))
+        for finding in findings.found
+        for z in np.flatnonzero(finding.measured.areas)
+    ]
+
+
+def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
+    """A BINARY SEG of every finding.
+
+    Raises:
+        ComposeError: nothing was found; a SEG without frames does not exist.
+    """
+    frames = frames_of(findings)
+    if not frames:
+        raise ComposeError("a segmentation object needs at least one voxel")
+    source, grid = volume.headers[0], grid_of(volume)
+    made = common(ctx, source, OUTPUT)
+    frame_of_reference(source, made)
+    _image(ctx, made, source, volume, len(frames))
+    made.SegmentationType = "BINARY"
+    made.SegmentsOverlap = "NO"
+    made.SegmentSequence = [segment_description(ctx, finding) for finding in findings.found]
+    made.ReferencedSeriesSequence = [referenced_series(source.SeriesInstanceUID, volume.frames)]
+    organization = _dimensions(ctx, made)
+    made.DimensionOrganizationSequence = [organization]
+    made.SharedFunctionalGroupsSequence = [shared_groups(grid)]
+    groups = per_frame_groups(frames, volume.frames, grid)
+    bits = packed_bits(findings.numbers, frames)
+    return dicom_file(
+        "seg",
+        made,
+        element(PER_FRAME, b"SQ", groups),
+        groups,
+        element(PIXEL_DATA, b"OB", bits),
+        bits,
+    )
+
+
+def _image(
+    ctx: ComposeContext, made: Dataset, source: Dataset, volume: Volume, frames: int
+) -> None:
+    made.ImageType = ["DERIVED", "PRIMARY"]
+    made.ContentLabel = content_label(ctx)
+    made.ContentDescription = content_description(ctx)
+    made.ContentCreatorName = content_creator(ctx)
+    made.SamplesPerPixel = 1
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.NumberOfFrames = frames
+    made.Rows, made.Columns = volume.array.shape[1:]
+    made.BitsAllocated = made.BitsStored = 1
+    made.HighBit = made.PixelRepresentation = 0
+    made.LossyImageCompression = "00"
+    if source.get("LossyImageCompression") == "01":
+        # PS3.3 C.7.6.1.1.5: once lossy, everything derived from it says so
+        copied = (
+            "LossyImageCompression",
+            "LossyImageCompressionRatio",
+            "LossyImageCompressionMethod",
+        )
+        copy(source, made, copied)
+
+
+def segment_description(ctx: ComposeContext, finding: Finding) -> Dataset:
+    """An item of Segment Sequence (PS3.3 C.8.20.4)."""
+    segment = finding.segment
+    item = Dataset()
+    item.SegmentNumber = finding.number
+    item.SegmentLabel = finding.label
+    item.SegmentAlgorithmType = "AUTOMATIC"
+    item.SegmentAlgorithmName = ctx.model.name
+    item.SegmentationAlgorithmIdentificationSequence = [algorithm_identification(ctx)]
+    item.SegmentedPropertyCategoryCodeSequence = [coded(segment.category)]
+    item.SegmentedPropertyTypeCodeSequence = [_modified(segment.type, segment.modifier, "type")]
+    if segment.region is not None:
+        item.AnatomicRegionSequence = [_modified(segment.region, segment.modifier, "region")]
+    item.TrackingID = finding.tracking_id
+    item.TrackingUID = finding.tracking_uid
+    item.RecommendedDisplayCIELabValue = cielab(segment.color_rgb)
+    return item
+
+
+def _modified(concept: Code, modifier: Code | None, of: str) -> Dataset:
+    item = coded(concept)
+    if modifier is not None:
+        keyword = {
+            "type": "SegmentedPropertyTypeModifierCodeSequence",
+            "region": "AnatomicRegionModifierSequence",
+        }[of]
+        setattr(item, keyword, [coded(modifier)])
+    return item
+
+
+def _dimensions(ctx: ComposeContext, made: Dataset) -> Dataset:
+    """Frames are indexed by segment, then by position (PS3.3 C.7.6.17)."""
+    organization = Dataset()
+    organization.DimensionOrganizationUID = derived_uid(ctx.job_key, OUTPUT.name, "dimensions")
+    items = []
+    for pointer, group, label in (
+        (0x0062000B, 0x0062000A, "Segment"),
+        (0x00200032, 0x00209113, "Position"),
+    ):
+        item = Dataset()
+        item.DimensionOrganizationUID = organization.DimensionOrganizationUID
+        item.DimensionIndexPointer = pointer
+        item.FunctionalGroupPointer = group
+        item.DimensionDescriptionLabel = label
+        items.append(item)
+    made.DimensionIndexSequence = items
+    return organization
+
+
+def shared_groups(grid: Grid) -> Dataset:
+    """Pixel measures and orientation, equal for all frames."""
+    measures = Dataset()
+    measures.PixelSpacing = list(grid.pixel_spacing)
+    measures.SliceThickness = grid.slice_thickness
+    measures.SpacingBetweenSlices = grid.between_slices
+    orientation = Dataset()
+    orientation.ImageOrientationPatient = list(grid.orientation)
+    shared = Dataset()
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [orientation]
+    return shared
+
+
+def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourceFrame], grid: Grid) -> bytes:
+    """The items of Per-Frame Functional Groups Sequence, encoded.
+
+    Derivation, content, position and segment of each frame, in the order of their tags.
+    """
+    derivations: dict[int, bytes] = {}
+    positions: dict[int, bytes] = {}
+    items = []
+    for frame in frames:
+        z = frame.slice
+        if z not in derivations:
+            derivations[z] = _derivation(sources[z])
+            positions[z] = _sequence(0x00209113, _decimals(0x00200032, grid.positions[z]))
+        index = struct.pack("<HH2sHLL", 0x0020, 0x9157, b"UL", 8, frame.segment, z + 1)
+        number = struct.pack("<HH2sHH", 0x0062, 0x000B, b"US", 2, frame.segment)
+        items.append(
+            _item(
+                derivations[z]
+                + _sequence(0x00209111, index)
+                + positions[z]
+                + _sequence(0x0062000A, number)
+            )
+        )
+    return b"".join(items)
+
+
+def _derivation(source: SourceFrame) -> bytes:
+    """Derivation Image Sequence of a slice (PS3.3 C.7.6.16.2.6)."""
+    content = _text(0x00081150, b"UI", source.sop_class_uid)
+    content += _text(0x00081155, b"UI", source.sop_instance_uid)
+    if source.frame_number is not None:
+        content += _text(0x00081160, b"IS", str(source.frame_number))
+    content += _text(0x0028135A, b"CS", "YES")
+    content += _sequence(0x0040A170, encode(coded(SOURCE_IMAGE)))
+    return _sequence(
+        0x00089124,
+        _sequence(0x00082112, content) + _sequence(0x00089215, encode(coded(SEGMENTATION))),
+    )
+
+
+def _text(tag: int, vr: bytes, value: str) -> bytes:
+    raw = value.encode("ascii")
+    if len(raw) % 2:
+        raw += b"\0" if vr == b"UI" else b" "
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(raw)) + raw
+
+
+def _decimals(tag: int, values: Sequence[str]) -> bytes:
+    return _text(tag, b"DS", "\\".join(values))
+
+
+def _item(content: bytes) -> bytes:
+    return struct.pack("<HHL", _ITEM >> 16, _ITEM & 0xFFFF, len(content)) + content
+
+
+def _sequence(tag: int, content: bytes) -> bytes:
+    item = _item(content)
+    return element(tag, b"SQ", item) + item
+
+
+def packed_bits(numbers: npt.NDArray[np.unsignedinteger], frames: Sequence[Frame]) -> memoryview:
+    """Pixel Data of the frames: one bit a pixel, no padding between frames, an even length."""
+    slices, rows, columns = numbers.shape
+    size = rows * columns
+    length = (len(frames) * size + 7) // 8
+    bits = np.zeros(length + length % 2, dtype=np.uint8)
+    frame_of = np.full((slices, max(frame.segment for frame in frames) + 1), -1, dtype=np.int64)
+    for at, frame in enumerate(frames):
+        frame_of[frame.slice, frame.segment] = at
+    touched = sorted({frame.slice for frame in frames})
+    if size % 8:
+        # neighbouring frames share a byte, so threads would overwrite each other's bits
+        for z in touched:
+            pack_slice(numbers[z], frame_of[z], bits)
+    else:
+        for_each_slice(lambda z: pack_slice(numbers[z], frame_of[z], bits), touched)
+    return bits.data

@@ -1,0 +1,279 @@
+"""Measurement reports: TID 1500 in Comprehensive 3D SR (PS3.16 TID 1500, PS3.3 A.35.13).
+
+What comes in: findings, or an outcome with its reason. What goes out: always a report, so that absence never
+reads as negative. It owns the invariant that every group is tracked and that its tracking UID is the SEG's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_node.catalogue import Code
+from dicom_node.compose import codes
+from dicom_node.compose.content import code_item, container, image, number, polyline, text, uid
+from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.contour import outline
+from dicom_node.compose.equipment import MANUFACTURER, Output, common, software_versions
+from dicom_node.compose.findings import Finding, Findings
+from dicom_node.compose.grid import instances, reference
+from dicom_node.compose.part10 import dicom_file
+from dicom_node.compose.uids import derived_uid
+from dicom_node.records import Outcome, SourceFrame, Volume
+
+OUTPUT = Output("sr", 1, Comprehensive3DSRStorage, "SR", "report")
+
+_PROCEDURES: dict[str, Code] = {
+    "CT": ("25045-6", "LN", "CT unspecified body region"),
+    "MR": ("25056-3", "LN", "MRI unspecified body region"),
+    "PT": ("44136-0", "LN", "PET unspecified body region"),
+    "MG": ("43468-8", "LN", "XR unspecified body region"),
+}
+_XRAY: Code = ("43468-8", "LN", "XR unspecified body region")
+_LATERALITIES = ("7771000", "24028007", "51440002")
+
+REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
+MEASUREMENTS: Code = ("126010", "DCM", "Imaging Measurements")
+GROUP: Code = ("125007", "DCM", "Measurement Group")
+EVALUATIONS: Code = ("C0034375", "UMLS", "Qualitative Evaluations")
+SUMMARY: Code = ("111017", "DCM", "CAD Processing and Findings Summary")
+ANALYSES: Code = ("111065", "DCM", "Summary of Analyses")
+COMMENT: Code = ("121106", "DCM", "Comment")
+TRACKING_ID: Code = ("112039", "DCM", "Tracking Identifier")
+TRACKING_UID: Code = ("112040", "DCM", "Tracking Unique Identifier")
+
+_SUCCEEDED: Code = ("111222", "DCM", "Succeeded")
+_FAILED: Code = ("111224", "DCM", "Failed")
+_NOT_ATTEMPTED: Code = ("111225", "DCM", "Not Attempted")
+_WITH_FINDINGS: Code = ("111242", "DCM", "All algorithms succeeded; with findings")
+_WITHOUT_FINDINGS: Code = ("111241", "DCM", "All algorithms succeeded; without findings")
+_NONE_SUCCEEDED: Code = ("111245", "DCM", "No algorithms succeeded; without findings")
+
+
+def segmentation_report(
+    ctx: ComposeContext,
+    volume: Volume,
+    findings: Findings,
+    seg: DicomFile | None,
+    notes: Sequence[str],
+) -> DicomFile:
+    """Measurements of each finding, or that nothing was found.
+
+    Args:
+        seg: the SEG that holds the findings; None where nothing was found.
+        notes: what was unusual, for the reader.
+    """
+    header = volume.headers[0]
+    groups: list[Dataset] = []
+    if seg is not None:
+        square = _square_pixels(volume)
+        for finding in findings.found:
+            groups.append(_volumetric_group(ctx, header, finding, seg))
+            if square:
+                groups.append(_planar_group(ctx, volume, findings, finding))
+        if not square:
+            notes = (*notes, "Pixels are not square: contours are left out, the SEG shows them")
+    found = bool(findings.found)
+    absent = [f"Not found: {', '.join(findings.absent)}."] if findings.absent else []
+    evaluations = [
+        code_item("CONTAINS", ANALYSES, _SUCCEEDED),
+        code_item("CONTAINS", SUMMARY, _WITH_FINDINGS if found else _WITHOUT_FINDINGS),
+        *_comments(ctx, [*absent, *notes]),
+    ]
+    evidence = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
+    sources = (str(header.SeriesInstanceUID), instances(volume.frames))
+    return _report(ctx, header, groups, evaluations, [sources, *evidence])
+
+
+def outcome_report(
+    ctx: ComposeContext, headers: Sequence[Dataset], outcome: Outcome, reason: str
+) -> DicomFile:
+    """That a model did not run on a series, or failed, and why.
+
+    Args:
+        headers: of the source instances, without pixel data; at least one.
+    """
+    attempted = _FAILED if outcome is Outcome.FAILED else _NOT_ATTEMPTED
+    said = {
+        Outcome.FAILED: "The analysis failed",
+        Outcome.NOT_APPLICABLE: "The model is not meant for this series",
+        Outcome.SUCCEEDED: "The analysis succeeded",
+    }[outcome]
+    evaluations = [
+        code_item(
+            "CONTAINS", ANALYSES, attempted if outcome is not Outcome.SUCCEEDED else _SUCCEEDED
+        ),
+        code_item("CONTAINS", SUMMARY, _NONE_SUCCEEDED),
+        *_comments(ctx, [f"{said}: {reason}. This is no negative result."]),
+    ]
+    if outcome is Outcome.SUCCEEDED:
+        evaluations[1:] = _comments(ctx, [f"{said}: {reason}"])
+    frames = [SourceFrame(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers]
+    sources = (str(headers[0].SeriesInstanceUID), instances(frames))
+    return _report(ctx, headers[0], [], evaluations, [sources])
+
+
+def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[Dataset]:
+    mark = [f"{ctx.mark}."] if ctx.mark else []
+    model = ctx.model.model
+    about = f"Model {model.title} {model.version}, sha256 {ctx.model.digest}. {model.limits}"
+    return [text("CONTAINS", COMMENT, line) for line in (*mark, *lines, about)]
+
+
+def _report(
+    ctx: ComposeContext,
+    header: Dataset,
+    groups: Sequence[Dataset],
+    evaluations: Sequence[Dataset],
+    evidence: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+) -> DicomFile:
+    made = common(ctx, header, OUTPUT)
+    for keyword in ("BodyPartExamined", "Laterality"):  # of images only, not of documents
+        made.pop(keyword, None)
+    made.ReferencedPerformedProcedureStepSequence = []
+    made.PerformedProcedureCodeSequence = []
+    made.CompletionFlag = "COMPLETE"
+    made.VerificationFlag = "UNVERIFIED"
+    made.PreliminaryFlag = "PRELIMINARY"
+    made.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, evidence)]
+    children = [
+        code_item(
+            "HAS CONCEPT MOD",
+            ("121049", "DCM", "Language of Content Item and Descendants"),
+            ("en-US", "RFC5646", "English (United States)"),
+        ),
+        *_observer(ctx),
+        code_item(
+            "HAS CONCEPT MOD",
+            ("121058", "DCM", "Procedure reported"),
+            _PROCEDURES.get(str(header.get("Modality")), _XRAY),
+        ),
+    ]
+    if groups:
+        children.append(container("CONTAINS", MEASUREMENTS, groups))
+    children.append(container("CONTAINS", EVALUATIONS, evaluations))
+    made.update(container(None, REPORT, children, template="1500"))
+    return dicom_file("sr", made)
+
+
+def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Dataset:
+    study = Dataset()
+    study.StudyInstanceUID = header.StudyInstanceUID
+    study.ReferencedSeriesSequence = []
+    for series_uid, of_series in series:
+        item = Dataset()
+        item.SeriesInstanceUID = series_uid
+        item.ReferencedSOPSequence = [reference(SourceFrame(*one)) for one in of_series]
+        study.ReferencedSeriesSequence.append(item)
+    return study
+
+
+def _observer(ctx: ComposeContext) -> list[Dataset]:
+    """Device observer (TID 1002, TID 1004)."""
+    device = derived_uid("device", ctx.device_serial)
+    return [
+        code_item(
+            "HAS OBS CONTEXT", ("121005", "DCM", "Observer Type"), ("121007", "DCM", "Device")
+        ),
+        uid("HAS OBS CONTEXT", ("121012", "DCM", "Device Observer UID"), device),
+        text(
+            "HAS OBS CONTEXT",
+            ("121013", "DCM", "Device Observer Name"),
+            f"ai-node {ctx.model.name}",
+        ),
+        text("HAS OBS CONTEXT", ("121014", "DCM", "Device Observer Manufacturer"), MANUFACTURER),
+        text("HAS OBS CONTEXT", ("121015", "DCM", "Device Observer Model Name"), ctx.model.name),
+        text(
+            "HAS OBS CONTEXT", ("121016", "DCM", "Device Observer Serial Number"), ctx.device_serial
+        ),
+    ]
+
+
+def _group_head(ctx: ComposeContext, finding: Finding) -> list[Dataset]:
+    """Rows that TID 1410 and 1411 share."""
+    segment = finding.segment
+    laterality = (
+        segment.modifier if segment.modifier and segment.modifier[0] in _LATERALITIES else None
+    )
+    side = (
+        [code_item("HAS CONCEPT MOD", ("272741003", "SCT", "Laterality"), laterality)]
+        if laterality
+        else []
+    )
+    return [
+        text("HAS OBS CONTEXT", TRACKING_ID, finding.tracking_id),
+        uid("HAS OBS CONTEXT", TRACKING_UID, finding.tracking_uid),
+        code_item("CONTAINS", ("276214006", "SCT", "Finding category"), segment.category),
+        code_item("CONTAINS", ("121071", "DCM", "Finding"), segment.type),
+        code_item(
+            "CONTAINS", ("363698007", "SCT", "Finding Site"), segment.region or segment.type, side
+        ),
+        text("HAS CONCEPT MOD", ("111001", "DCM", "Algorithm Name"), ctx.model.name),
+        text("HAS CONCEPT MOD", ("111003", "DCM", "Algorithm Version"), software_versions(ctx)[1]),
+    ]
+
+
+def _volumetric_group(
+    ctx: ComposeContext, header: Dataset, finding: Finding, seg: DicomFile
+) -> Dataset:
+    """TID 1411: the segment and what was measured of it."""
+    measured = finding.measured
+    concept, unit = _quantity(header)
+    statistics = (
+        (codes.MEAN, measured.mean),
+        (codes.STANDARD_DEVIATION, measured.sd),
+        (codes.MINIMUM, measured.minimum),
+        (codes.MAXIMUM, measured.maximum),
+    )
+    referenced = SourceFrame(seg.sop_class_uid, seg.sop_instance_uid)
+    children = [
+        *_group_head(ctx, finding),
+        image("CONTAINS", ("121191", "DCM", "Referenced Segment"), referenced, finding.number),
+        uid(
+            "CONTAINS",
+            ("121232", "DCM", "Source series for segmentation"),
+            str(header.SeriesInstanceUID),
+        ),
+        number(codes.VOLUME, round(measured.volume_mm3 / 1000, 4), "ml"),
+        *(
+            number(concept, round(value, 4), unit, [_derivation(derivation)])
+            for derivation, value in statistics
+        ),
+    ]
+    return container("CONTAINS", GROUP, children, template="1411")
+
+
+def _derivation(value: Code) -> Dataset:
+    return code_item("HAS CONCEPT MOD", ("121401", "DCM", "Derivation"), value)
+
+
+def _planar_group(
+    ctx: ComposeContext, volume: Volume, findings: Findings, finding: Finding
+) -> Dataset:
+    """TID 1410: the contour on the slice that shows most of the finding."""
+    key = finding.measured.key_slice
+    spacing = volume.spacing
+    area = float(finding.measured.areas[key]) * spacing[1] * spacing[2]
+    points = outline(findings.numbers[key] == finding.number)
+    children = [
+        *_group_head(ctx, finding),
+        polyline(("111030", "DCM", "Image Region"), points, volume.frames[key]),
+        number(codes.AREA, round(area, 4), "mm2"),
+    ]
+    return container("CONTAINS", GROUP, children, template="1410")
+
+
+def _quantity(header: Dataset) -> tuple[Code, str]:
+    """What the modality values are, and their unit."""
+    modality = header.get("Modality")
+    if modality == "CT":
+        return codes.ATTENUATION, "HU"
+    if modality == "PT":
+        return codes.ACTIVITY, "Bq/ml" if header.get("Units") == "BQML" else "1"
+    return codes.MR_SIGNAL, "1"
+
+
+def _square_pixels(volume: Volume) -> bool:
+    """Viewers draw planar contours in the wrong place where pixels are not square (DESIGN 4)."""
+    return bool(np.isclose(volume.spacing[1], volume.spacing[2], rtol=1e-3))
