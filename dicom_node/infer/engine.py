@@ -13,7 +13,7 @@ import torch
 from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import ConfigurationError
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
-from dicom_node.infer.runner import predict
+from dicom_node.infer.runner import run
 from dicom_node.records import Image, Prediction
 from dicom_node.settings import InferSettings
 
@@ -62,7 +62,7 @@ class LocalEngine:
             NotApplicable: the image says nothing, or is of another kind than the model takes.
             ModelFailed: the model broke on it.
         """
-        return predict(self.load(description, digest), image)
+        return run(self.load(description, digest), image)
 
     @property
     def warm(self) -> tuple[str, ...]:

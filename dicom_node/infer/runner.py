@@ -17,9 +17,10 @@ import psutil
 import torch
 from monai.data.meta_tensor import MetaTensor
 
+from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import BundleRefused, ModelFailed, NodeError, NotApplicable
 from dicom_node.infer import postprocess
-from dicom_node.infer.bundle import LoadedBundle
+from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.grids import GridMap, grid_map, to_meta_tensor
 from dicom_node.infer.windows import Reduce, WindowPlan, slide, whole_image
 from dicom_node.records import (
@@ -40,8 +41,20 @@ SHARE_OF_MEMORY = 0.5
 _Result = TypeVar("_Result")
 
 
-def predict(bundle: LoadedBundle, image: Image) -> Prediction:
-    """Run the model.
+def predict(
+    description: ModelDescription, image: Image, device: torch.device | None = None
+) -> Prediction:
+    """Load a model and run it once; `engine.LocalEngine` keeps models for the next image.
+
+    Raises:
+        BundleRefused: the bundle may not be loaded.
+        NotApplicable, ModelFailed: see `run`.
+    """
+    return run(load_bundle(description, device or torch.device("cpu")), image)
+
+
+def run(bundle: LoadedBundle, image: Image) -> Prediction:
+    """Run a loaded model.
 
     Raises:
         NotApplicable: the image says nothing, or has another number of dimensions than the model takes.

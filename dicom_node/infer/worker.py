@@ -106,8 +106,7 @@ class Worker:
             return Answer(Outcome.FAILED, reason), {}
         instances: list[RawInstance] = []
         try:
-            for stored in job.instances:
-                instances.append(self._opened(stored))
+            instances.extend(self._opened(stored) for stored in job.instances)
         except NodeError as error:
             given = without_prediction(error, instances)
         else:
