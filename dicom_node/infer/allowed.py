@@ -116,6 +116,7 @@ _INFERERS: dict[str, Allowed] = {
 
 OWN_NETWORKS: Mapping[str, str] = {
     "FilmCNN": "ai_models.networks.film_cnn",
+    "SliceSequenceNet": "ai_models.networks.slice_sequence",
 }
 """Networks of this project: class name -> its module under `ai_models.networks`."""
 

@@ -104,6 +104,7 @@ def _made(
     channels = _channels(metadata)
     _check_channels(description, resolver.raw("network_def"), channels, config_name)
     weights.load_into(network, files)
+    _check_heatmap(description, network)
     network = network.eval().requires_grad_(False).to(device)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     return LoadedBundle(
@@ -203,6 +204,20 @@ def _check_channels(description: ModelDescription, raw: Any, channels: int, file
     if isinstance(gives, int) and gives > 1 and highest > gives:
         raise BundleRefused(
             f"{file}: network_def: out_channels is {gives}, dicom.toml has a segment {highest}"
+        )
+
+
+def _check_heatmap(description: ModelDescription, network: nn.Module) -> None:
+    layer = description.outputs.heatmap_layer
+    if not description.outputs.heatmap or description.model.task != "classification":
+        return
+    if layer is None:
+        raise BundleRefused(
+            "dicom.toml: outputs.heatmap_layer: is missing, and a heat map is wanted"
+        )
+    if layer not in dict(network.named_modules()):
+        raise BundleRefused(
+            f"dicom.toml: outputs.heatmap_layer: network_def has no layer {layer!r}"
         )
 
 

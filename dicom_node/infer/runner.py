@@ -21,8 +21,9 @@ from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import BundleRefused, ModelFailed, NodeError, NotApplicable
 from dicom_node.infer import postprocess
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
+from dicom_node.infer.classify import classify
 from dicom_node.infer.grids import GridMap, grid_map, to_meta_tensor
-from dicom_node.infer.windows import Reduce, WindowPlan, slide, whole_image
+from dicom_node.infer.windows import Reduce, WindowPlan, check_finite, slide, whole_image
 from dicom_node.records import (
     Classification,
     Denoised,
@@ -152,22 +153,8 @@ def _denoise(
 def _classify(
     bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
 ) -> Classification:
-    del image, to
-    output = bundle.network(prepared[None].to(bundle.device))
-    while not isinstance(output, torch.Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    scores = output[0].float().cpu().flatten()
-    _finite(scores)
-    found = postprocess.classify(scores, bundle.postprocessing)
-    wanted = [entry.index for entry in bundle.description.classes]
-    if max(wanted) >= found.numel():
-        raise BundleRefused(
-            f"{bundle.description.name}: dicom.toml has a class {max(wanted)}, "
-            f"the network gives {found.numel()}"
-        )
-    return Classification(
-        probabilities={index: float(found[index]) for index in wanted}, notes=notes
-    )
+    found = classify(bundle, prepared, to, image.array.shape)
+    return replace(found, notes=(*notes, *found.notes))
 
 
 _TASKS: dict[str, Callable[..., Prediction]] = {
@@ -217,7 +204,7 @@ def _slide(
     plan = window_plan(bundle.inferer, prepared.ndim - 1)
 
     def checked(slab: torch.Tensor) -> torch.Tensor:
-        _finite(slab)
+        check_finite(slab)
         return slab if reduce is None else reduce(slab)
 
     try:
@@ -237,11 +224,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-
-
-def _finite(values: torch.Tensor) -> None:
-    if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
-        raise ModelFailed("the network gave values that are no numbers")
 
 
 def _scores_fit(bundle: LoadedBundle, prepared: torch.Tensor) -> bool:

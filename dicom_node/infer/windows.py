@@ -17,6 +17,8 @@ import torch
 from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
+from dicom_node.errors import ModelFailed
+
 Network = Callable[[torch.Tensor], Any]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
 
@@ -89,6 +91,13 @@ def slide(
     return torch.cat(kept, dim=1)[(slice(None), *crop)]
 
 
+def check_finite(values: torch.Tensor) -> None:
+    """Raise `ModelFailed` where a network gave values that are no numbers."""
+    # the sum is finite only where every value is, and costs one pass
+    if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+        raise ModelFailed("the network gave values that are no numbers")
+
+
 def _slabs(
     image: torch.Tensor,
     starts: list[list[int]],
@@ -106,7 +115,7 @@ def _slabs(
         positions = [(first, *rest) for rest in itertools.product(*starts[1:])]
         for some in _batches(positions, plan.batch):
             windows = torch.stack([image[_window(at, size)] for at in some]).to(device)
-            output = _first(network(_squeezed(windows, plan.slice_axis)))
+            output = first_tensor(network(_squeezed(windows, plan.slice_axis)))
             output = _unsqueezed(output, plan.slice_axis).float()
             if output.shape[2:] != windows.shape[2:]:
                 raise ValueError(
@@ -173,7 +182,7 @@ def _window(at: tuple[int, ...], size: tuple[int, ...]) -> tuple[slice, ...]:
     return (slice(None), *spatial)
 
 
-def _first(output: Any) -> torch.Tensor:
+def first_tensor(output: Any) -> torch.Tensor:
     """Networks with auxiliary heads give a sequence or a mapping; the first is the prediction."""
     while not isinstance(output, torch.Tensor):
         output = next(iter(output.values() if isinstance(output, dict) else output))
