@@ -154,6 +154,8 @@ def common(ctx: ComposeContext, source: Dataset, output: Output, number: int = 1
     made.SeriesNumber = ctx.model.outputs.series_number + output.offset
     made.SeriesDescription = series_description(ctx, output.suffix)
     copy(source, made, ("BodyPartExamined", "Laterality"))
+    if not made.get("Laterality"):  # PS3.3 C.7.3.1: absent, not empty, where the part is not paired
+        made.pop("Laterality", None)
     made.InstanceNumber = number
     _equipment(ctx, made)
     made.ContributingEquipmentSequence = contributing_equipment(ctx, source)

@@ -1,0 +1,173 @@
+"""Results as people see them: a SEG over its source as a picture, a report as a table.
+
+What comes in: a result and, for pictures, its source. What goes out: PNG files and rows of text. It reads
+results, of this node and of others; it makes no DICOM.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+from dicom_node.compose.color import rgb_of
+from dicom_node.compose.picture import Outlined, Rgb, panel, sheet, windowed
+from dicom_node.errors import ReadError
+from dicom_node.records import Volume
+
+_FALLBACK_COLORS: tuple[Rgb, ...] = (
+    (230, 80, 70),
+    (70, 140, 240),
+    (90, 200, 110),
+    (240, 200, 60),
+    (180, 110, 230),
+    (80, 210, 220),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSegment:
+    """A segment of a SEG as it is drawn."""
+
+    number: int
+    label: str
+    color: Rgb
+
+
+def segments_of(seg: Dataset) -> list[ShownSegment]:
+    """Number, label and display colour of each segment."""
+    found = []
+    for item in seg.SegmentSequence:
+        lab = item.get("RecommendedDisplayCIELabValue")
+        number = int(item.SegmentNumber)
+        fallback = _FALLBACK_COLORS[(number - 1) % len(_FALLBACK_COLORS)]
+        color = rgb_of([int(value) for value in lab]) if lab else fallback
+        found.append(ShownSegment(number, str(item.SegmentLabel), color))
+    return found
+
+
+def label_map(seg: Dataset, volume: Volume) -> npt.NDArray[np.uint16]:
+    """A SEG's segments on the grid of its source, `(z, y, x)`; where they overlap, the higher number.
+
+    Raises:
+        ReadError: it is neither BINARY nor LABELMAP, or lies on another grid or another series.
+    """
+    shape = volume.array.shape
+    if (int(seg.Rows), int(seg.Columns)) != shape[1:]:
+        raise ReadError(
+            f"the segmentation has {seg.Columns} x {seg.Rows} pixels, its source has not"
+        )
+    made = np.zeros(shape, dtype=np.uint16)
+    where = {(one.sop_instance_uid, one.frame_number): z for z, one in enumerate(volume.frames)}
+    for frame, values, number in _frames(seg):
+        z = _slice_of(frame, where, volume)
+        np.maximum(made[z], values.astype(np.uint16) * number, out=made[z])
+    return made
+
+
+def _frames(seg: Dataset) -> Iterator[tuple[Dataset, npt.NDArray[Any], int]]:
+    """Functional groups, pixel values and the number that a value of 1 stands for, frame by frame."""
+    count, size = int(seg.get("NumberOfFrames") or 1), int(seg.Rows) * int(seg.Columns)
+    if seg.SegmentationType == "BINARY":
+        raw = np.frombuffer(seg.PixelData, dtype=np.uint8)
+        bits = np.unpackbits(raw, bitorder="little")[: count * size]
+        frames = bits.reshape(count, int(seg.Rows), int(seg.Columns))
+    elif seg.SegmentationType == "LABELMAP":
+        frames = seg.pixel_array.reshape(count, int(seg.Rows), int(seg.Columns))
+    else:
+        raise ReadError(f"a {seg.SegmentationType} segmentation is not shown")
+    shared = seg.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    for group, values in zip(seg.PerFrameFunctionalGroupsSequence, frames, strict=True):
+        if seg.SegmentationType == "LABELMAP":
+            yield group, values, 1
+            continue
+        name = "SegmentIdentificationSequence"
+        item = (group.get(name) or shared[0].get(name))[0]
+        yield group, values, int(item.ReferencedSegmentNumber)
+
+
+def _slice_of(frame: Dataset, where: dict[tuple[str, int | None], int], volume: Volume) -> int:
+    """The slice a frame lies on: by its source image, else by its position."""
+    for derivation in frame.get("DerivationImageSequence") or []:
+        for source in derivation.get("SourceImageSequence") or []:
+            number = source.get("ReferencedFrameNumber")
+            key = (str(source.ReferencedSOPInstanceUID), None if number is None else int(number))
+            if key in where:
+                return where[key]
+    position = np.array([*frame.PlanePositionSequence[0].ImagePositionPatient, 1.0], dtype=float)
+    index = np.linalg.inv(volume.affine) @ position
+    z = round(float(index[0]))
+    if np.abs(index[:3] - (z, 0, 0)).max() > 0.5 or not 0 <= z < volume.array.shape[0]:
+        raise ReadError("a frame of the segmentation does not lie on a slice of this series")
+    return z
+
+
+def window_of(volume: Volume) -> tuple[float, float]:
+    """The window that the source proposes; else soft tissue for CT, else what most voxels span."""
+    header = volume.headers[0]
+    centre, width = header.get("WindowCenter"), header.get("WindowWidth")
+    if centre is not None and width is not None:
+        first = [one if not hasattr(one, "__iter__") else one[0] for one in (centre, width)]
+        if float(first[1]) > 1:
+            return float(first[0]), float(first[1])
+    if header.get("Modality") == "CT":
+        return 40.0, 400.0
+    low, high = (float(v) for v in np.percentile(volume.array[:, ::4, ::4], (1, 99.5)))
+    return (low + high) / 2, max(high - low, 1.0)
+
+
+def overlay_png(
+    volume: Volume, seg: Dataset, path: Path, *, title: str = "", height: int = 512
+) -> None:
+    """Draw a SEG over its source: the slice that shows most of it, and the two planes across.
+
+    Args:
+        volume: the source series.
+        seg: the SEG, with its pixel data.
+        path: the PNG file to write.
+        title: default the SEG's series description.
+
+    Raises:
+        ReadError: the SEG does not lie on this series.
+    """
+    numbers, shown = label_map(seg, volume), segments_of(seg)
+    middle = _middle(numbers)
+    centre, width = window_of(volume)
+    spacing = volume.spacing
+    panels = []
+    for axis in (0, 1, 2):
+        plane: npt.NDArray[Any] = np.moveaxis(volume.array, axis, 0)[middle[axis]]
+        cut: npt.NDArray[Any] = np.moveaxis(numbers, axis, 0)[middle[axis]]
+        grey = windowed(plane, centre, width)
+        pair = [spacing[other] for other in (0, 1, 2) if other != axis]
+        if axis != 0 and volume.affine[2, 0] > 0:
+            grey, cut = grey[::-1], cut[::-1]  # head up
+        outlined = [Outlined(cut == one.number, one.color) for one in shown]
+        tall = height if axis == 0 else round(height * 0.8)
+        panels.append(panel(grey, outlined, (pair[0], pair[1]), tall))
+    mm3 = abs(float(np.linalg.det(volume.affine[:3, :3])))
+    counts = np.bincount(numbers.reshape(-1), minlength=len(shown) + 1)
+    legend: list[tuple[Rgb | None, str]] = [
+        (one.color, f"{one.label}  {counts[one.number] * mm3 / 1000:.1f} ml") for one in shown
+    ]
+    legend.append((None, f"slice {middle[0] + 1} of {len(volume.frames)}"))
+    mark = "Not for clinical use" if _is_marked(seg) else None
+    made = sheet(panels, legend, title or str(seg.get("SeriesDescription", "Segmentation")), mark)
+    made.save(path, format="PNG")
+
+
+def _middle(numbers: npt.NDArray[np.uint16]) -> tuple[int, int, int]:
+    """The planes that cut most of what was segmented."""
+    inside = numbers > 0
+    z = int(inside.sum(axis=(1, 2)).argmax())
+    y = int(inside.sum(axis=(0, 2)).argmax())
+    x = int(inside.sum(axis=(0, 1)).argmax())
+    return z, y, x
+
+
+def _is_marked(result: Dataset) -> bool:
+    said = f"{result.get('ContentDescription', '')} {result.get('SeriesDescription', '')}"
+    return "not for clinical use" in said.lower()
