@@ -26,7 +26,8 @@ def _outside(position, length):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _closest(position, length):  # type: ignore[no-untyped-def]
-    return min(max(int(np.floor(position + 0.5)), 0), length - 1)
+    # half to even, so that ties (a grid of exactly twice the spacing) shift nothing
+    return min(max(int(np.rint(position)), 0), length - 1)
 
 
 @_compiled
