@@ -163,11 +163,14 @@ def common(ctx: ComposeContext, source: Dataset, output: Output, number: int = 1
 
 
 def software_versions(ctx: ComposeContext) -> list[str]:
-    """Node, model and the digest of the model's files, each at most 64 characters (LO)."""
+    """Node, the digest of the model's files, and model, each at most 64 characters (LO).
+
+    The digest has 64 and does not come last: a padding space after it would make it too long for some.
+    """
     return [
         f"dicom-node {ctx.node_version}"[:64],
-        f"{ctx.model.name} {ctx.model.model.version}"[:64],
         ctx.model.digest,
+        f"{ctx.model.name} {ctx.model.model.version}"[:64],
     ]
 
 

@@ -15,7 +15,7 @@ from dicom_node.compose import codes
 from dicom_node.compose.content import code_item, container, image, number, polyline, text, uid
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.contour import outline
-from dicom_node.compose.equipment import MANUFACTURER, Output, common, software_versions
+from dicom_node.compose.equipment import MANUFACTURER, Output, common
 from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import instances, reference
 from dicom_node.compose.part10 import dicom_file
@@ -210,7 +210,7 @@ def _group_head(ctx: ComposeContext, finding: Finding) -> list[Dataset]:
             "CONTAINS", ("363698007", "SCT", "Finding Site"), segment.region or segment.type, side
         ),
         text("HAS CONCEPT MOD", ("111001", "DCM", "Algorithm Name"), ctx.model.name),
-        text("HAS CONCEPT MOD", ("111003", "DCM", "Algorithm Version"), software_versions(ctx)[1]),
+        text("HAS CONCEPT MOD", ("111003", "DCM", "Algorithm Version"), ctx.model.model.version),
     ]
 
 

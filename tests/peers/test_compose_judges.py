@@ -1,0 +1,121 @@
+"""What other people's programs say of our objects: dciodvfy, dcmqi, DCMTK."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dicom_node.compose.part10 import write
+from dicom_node.compose.registry import compose, compose_report_only
+from dicom_node.read.volume import read_image
+from dicom_node.records import Outcome, RawInstance, ResultObject, Segmentation, Volume
+from tests.builders import images, models
+from tests.conftest import program
+
+SHAPE = (6, 20, 24)
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def errors(path: Path) -> list[str]:
+    """What dciodvfy calls an error."""
+    said = subprocess.run(
+        [str(program("dciodvfy")), "-new", str(path)], capture_output=True, text=True, timeout=120
+    )
+    return [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")]
+
+
+def single(name: str, **changes: object) -> list[RawInstance]:
+    spacing = (3.0, 0.8, 0.8)
+    sets = images.series(images.pattern(SHAPE), images.affine(name, spacing), **changes)
+    return [images.raw(one) for one in sets]
+
+
+SOURCES: dict[str, Callable[[], list[RawInstance]]] = {
+    **{name: lambda name=name: single(name) for name in images.ORIENTATIONS},
+    "not square": lambda: [
+        images.raw(one) for one in images.series(images.pattern(SHAPE), images.affine())
+    ],
+    "mr": lambda: single("axial", modality="MR", intercept=0.0),
+    "pet": lambda: single("axial", modality="PT", intercept=0.0),
+    "enhanced": lambda: [images.raw(images.enhanced_ct(images.pattern(SHAPE), images.affine()))],
+}
+
+
+@pytest.fixture(params=SOURCES, scope="module")
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Volume, list[ResultObject]]:
+    """A source and the objects made from labels on it."""
+    folder = tmp_path_factory.mktemp("made")
+    source = read_image(SOURCES[request.param]())
+    assert isinstance(source, Volume)
+    ctx = models.context(models.model(folder, lesion=request.param == "axial"))
+    files = compose(ctx, source, Segmentation(images.labels(SHAPE)))
+    files += compose(
+        models.context(ctx.model, job_key="empty"), source, Segmentation(np.zeros(SHAPE, np.uint8))
+    )
+    for outcome in (Outcome.FAILED, Outcome.NOT_APPLICABLE):
+        other = models.context(ctx.model, job_key=outcome.name)
+        files += compose_report_only(other, source.headers, outcome, "2 slices missing")
+    return source, write(files, folder / "results")
+
+
+@pytest.mark.peer("dicom3tools")
+def test_dciodvfy_finds_no_error(made: tuple[Volume, list[ResultObject]]) -> None:
+    assert {result.kind: errors(result.path) for result in made[1]} == {"seg": [], "sr": []}
+    assert [errors(result.path) for result in made[1]] == [[]] * len(made[1])
+
+
+@pytest.mark.peer("dcmqi")
+def test_dcmqi_puts_every_voxel_where_the_prediction_has_it(
+    made: tuple[Volume, list[ResultObject]], tmp_path: Path
+) -> None:
+    source, results = made
+    seg = next(result for result in results if result.kind == "seg")
+    run(
+        str(program("segimage2itkimage")),
+        *("--inputDICOM", seg.path, "--outputDirectory", tmp_path, "--outputType", "nrrd"),
+    )
+    truth = images.labels(SHAPE)
+    for number in (1, 2, 3):
+        image = sitk.ReadImage(str(tmp_path / f"{number}.nrrd"))
+        theirs = np.argwhere(sitk.GetArrayFromImage(image))[:, ::-1]
+        direction = np.array(image.GetDirection()).reshape(3, 3)
+        points = theirs * np.array(image.GetSpacing()) @ direction.T + np.array(image.GetOrigin())
+        ours = np.argwhere(truth == number) @ source.affine[:3, :3].T + source.affine[:3, 3]
+        assert len(points) == len(ours)
+        nearest = np.linalg.norm(points[:, None] - ours[None], axis=2).min(axis=1)
+        assert nearest.max() < 0.01
+
+
+@pytest.mark.peer("dcmqi")
+@pytest.mark.peer("dcmtk")
+def test_reports_are_read_by_dcmqi_and_dcmtk(
+    made: tuple[Volume, list[ResultObject]], tmp_path: Path
+) -> None:
+    reports = [result for result in made[1] if result.kind == "sr"]
+    for index, result in enumerate(reports):
+        out = tmp_path / f"{index}.json"
+        run(str(program("tid1500reader")), "--inputDICOM", result.path, "--outputMetadata", out)
+        read = json.loads(out.read_text())
+        volumes = [
+            item
+            for group in read["Measurements"]
+            for item in group["measurementItems"]
+            if item["quantity"]["CodeMeaning"] == "Volume"
+        ]
+        assert len(volumes) == (3 if index == 0 else 0)
+        text = run(str(program("dsrdump")), result.path)
+        assert "Imaging Measurement Report" in text
+        assert "Not for clinical use." in text

@@ -1,0 +1,56 @@
+"""Measurements against SimpleITK, which computes them by other code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from dicom_node.compose.measure import measure
+from dicom_node.errors import ComposeError
+from tests.builders import images
+
+SHAPE = (6, 20, 24)
+
+
+def itk(array: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """The array in ITK's world, which is LPS as ours."""
+    made = sitk.GetImageFromArray(array)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = (affine[:3, :3] / lengths)[:, ::-1]
+    made.SetSpacing([float(v) for v in lengths[::-1]])
+    made.SetDirection([float(v) for v in directions.reshape(-1)])
+    made.SetOrigin([float(v) for v in affine[:3, 3]])
+    return made
+
+
+@pytest.mark.parametrize("name", images.ORIENTATIONS)
+def test_statistics_agree_with_simpleitk(name: str) -> None:
+    grid, labels = images.affine(name), images.labels(SHAPE)
+    image = np.random.default_rng(4).normal(-200, 300, SHAPE).astype(np.float32)
+    found = measure(labels, image, grid)
+    intensity = sitk.LabelIntensityStatisticsImageFilter()
+    intensity.Execute(itk(labels, grid), itk(image, grid))
+    assert sorted(found) == sorted(intensity.GetLabels())
+    for label, one in found.items():
+        assert one.voxels == intensity.GetNumberOfPixels(label)
+        assert one.volume_mm3 == pytest.approx(intensity.GetPhysicalSize(label), rel=1e-6)
+        assert one.mean == pytest.approx(intensity.GetMean(label), rel=1e-5)
+        n = one.voxels
+        sample_sd = one.sd * np.sqrt(n / (n - 1))  # ITK divides by n - 1
+        assert sample_sd == pytest.approx(intensity.GetStandardDeviation(label), rel=1e-5)
+        assert one.minimum == pytest.approx(intensity.GetMinimum(label))
+        assert one.maximum == pytest.approx(intensity.GetMaximum(label))
+        np.testing.assert_allclose(one.centroid, intensity.GetCentroid(label), atol=1e-4)
+        x, y, z, wide, high, deep = intensity.GetBoundingBox(label)
+        assert one.box == ((z, z + deep - 1), (y, y + high - 1), (x, x + wide - 1))
+        assert one.key_slice == int((labels == label).sum(axis=(1, 2)).argmax())
+
+
+def test_nothing_labelled_is_nothing_measured() -> None:
+    assert measure(np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.float32), np.eye(4)) == {}
+
+
+def test_grids_must_agree() -> None:
+    with pytest.raises(ComposeError, match="labels are"):
+        measure(np.zeros(SHAPE, np.uint8), np.zeros((6, 20, 23), np.float32), np.eye(4))
