@@ -95,11 +95,13 @@ class Receiver:
     def stop(self, deadline: float = STOP_SECONDS) -> None:
         """Accept nothing more, let open associations end, cut those that do not, and index the rest.
 
-        Nothing that was acknowledged is lost, however short the deadline is.
+        Nothing that was acknowledged is lost, however short the deadline is. Stopping twice is harmless.
 
         Args:
             deadline: seconds for all of it.
         """
+        if self._stopping.is_set():
+            return
         until = time.monotonic() + deadline
         self._stopping.set()
         self._waker.send(b".")

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass, field
 
 AHEAD = 4096
+_SMALL = 1024
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _KEEPALIVE = (
     ("TCP_KEEPIDLE", 30),
     ("TCP_KEEPINTVL", 10),
@@ -72,8 +74,9 @@ class Connection:
         self._pace = Pace(patience.credit, patience.bytes_per_second)
         self._ahead = memoryview(bytearray(AHEAD))
         self._start = self._stop = 0
-        self._opened = self._clock = time.monotonic()
-        self._expiry: float | None = self._opened + patience.negotiation
+        self._small = False
+        self._clock = time.monotonic()
+        self._expiry: float | None = self._clock + patience.negotiation
         sock.settimeout(patience.silence)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -191,6 +194,10 @@ class Connection:
         if self._expiry is not None:
             self._limit_to_expiry()
         try:
+            if self._small and _QUICKACK is not None:
+                # a sender with Nagle's algorithm, such as DCMTK's, writes a PDU's head, and holds its
+                # body back until that is acknowledged: the kernel would wait 40 ms with it
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             count = self._socket.recv_into(room)
         except TimeoutError as error:
             raise PeerSilent("nothing came") from error
@@ -198,6 +205,7 @@ class Connection:
             raise PeerGone(_reason(error)) from error
         if count == 0:
             raise PeerGone("the connection was closed")
+        self._small = count < _SMALL
         now = time.monotonic()
         if self._expiry is None and not self._pace.spend(now - self._clock, count):
             raise PeerSilent("bytes came too slowly")

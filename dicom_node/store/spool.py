@@ -24,8 +24,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Self
+
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 
 from dicom_node.errors import SpoolFailed
 from dicom_node.records import Peer, SegmentAddress
@@ -315,6 +321,23 @@ def open_data_set(spool_dir: Path, address: SegmentAddress) -> memoryview:
         return _map(descriptor, address.offset, address.length)
     finally:
         os.close(descriptor)
+
+
+def part10(spool_dir: Path, meta: RecordMeta, address: SegmentAddress) -> bytes:
+    """An instance as a plain DICOM file (PS3.10): preamble of zeros, file meta information, data set.
+
+    Raises:
+        FileNotFoundError, ValueError: the segment is gone or shorter than the address says.
+    """
+    file_meta = FileMetaDataset()
+    file_meta.MediaStorageSOPClassUID = UID(meta.sop_class_uid)
+    file_meta.MediaStorageSOPInstanceUID = UID(meta.sop_instance_uid)
+    file_meta.TransferSyntaxUID = UID(meta.transfer_syntax_uid)
+    with BytesIO() as buffer, open_data_set(spool_dir, address) as data:
+        buffer.write(bytes(128) + b"DICM")
+        write_file_meta_info(DicomIO(buffer), file_meta)
+        buffer.write(data)
+        return buffer.getvalue()
 
 
 def unsealed(spool_dir: Path) -> Iterator[Path]:

@@ -1,0 +1,88 @@
+"""A receiver in a process of its own that can be told to die, at once or at a given step."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from dicom_node.receive.scp import Receiver
+from dicom_node.store.database import open_database
+from dicom_node.store.intake import Intake
+from tests.receiving import receive_settings
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.receiver_process"])
+
+STEPS = {
+    # what is counted, and where it stands in the life of an instance
+    "before sync": (os, "fdatasync", "before"),
+    "after sync": (os, "fdatasync", "after"),
+    "before naming": (os, "fsync", "before"),
+    "after naming": (os, "fsync", "after"),
+    "before opening row": (Intake, "association_opened", "before"),
+    "after opening row": (Intake, "association_opened", "after"),
+    "before rows": (Intake, "index", "before"),
+    "after rows": (Intake, "index", "after"),
+    "before ending row": (Intake, "association_ended", "before"),
+    "after ending row": (Intake, "association_ended", "after"),
+    "before sealing": (os, "fchmod", "before"),
+    "after sealing": (os, "fchmod", "after"),
+}
+
+
+@dataclass
+class Process:
+    """A receiver that runs elsewhere."""
+
+    process: BaseProcess
+    address: tuple[str, int]
+
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self.process.kill()
+        self.process.join()
+
+
+def start(folder: Path, die_at: tuple[str, int] | None = None) -> Process:
+    """Start a receiver; `die_at` names a step and how often it is survived."""
+    ours, theirs = _context.Pipe()
+    process = _context.Process(target=_main, args=(folder, theirs, die_at), daemon=True)
+    process.start()
+    theirs.close()
+    address = ours.recv() if ours.poll(60) else None
+    assert address is not None, "the receiver did not start"
+    return Process(process, address)
+
+
+def _main(folder: Path, pipe: Connection, die_at: tuple[str, int] | None) -> None:
+    settings = receive_settings(folder)
+    engine = open_database(settings.effective_database_url)
+    receiver = Receiver(settings, Intake(engine))
+    if die_at is not None:
+        _arm(*die_at)
+    receiver.start()
+    pipe.send(receiver.address)
+    signal.pause()
+
+
+def _arm(step: str, survived: int) -> None:
+    owner, name, when = STEPS[step]
+    original: Callable[..., Any] = getattr(owner, name)
+    count = 0
+
+    def deadly(*args: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        if when == "before" and count > survived:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **named)
+        if when == "after" and count > survived:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
