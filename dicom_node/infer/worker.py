@@ -21,7 +21,7 @@ from dicom_node import __version__
 from dicom_node.catalogue import ModelDescription
 from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.part10 import write
-from dicom_node.errors import NodeError, ReadError, StaleLease
+from dicom_node.errors import ModelFailed, NodeError, ReadError, StaleLease
 from dicom_node.infer.answer import Answer, answer, composed, without_prediction
 from dicom_node.infer.engine import LocalEngine
 from dicom_node.observe.logging import get_logger, hashed
@@ -107,6 +107,8 @@ class Worker:
         instances: list[RawInstance] = []
         try:
             instances.extend(self._opened(stored) for stored in job.instances)
+            if job.report_only is not None:
+                raise ModelFailed(job.report_only)
         except NodeError as error:
             given = without_prediction(error, instances)
         else:
@@ -152,10 +154,11 @@ class Worker:
         return given, results
 
     def _by_encoding(self, job: ClaimedJob) -> dict[str, list[str]]:
-        route = next((one for one in self._settings.route if one.name == job.route), None)
+        """The job's destinations by how they want a segmentation; one that was removed since is left out."""
         groups: dict[str, list[str]] = {}
-        for name in route.destinations if route is not None else ():
-            groups.setdefault(self._settings.destination[name].segmentation, []).append(name)
+        for name in job.destinations:
+            if name in self._settings.destination:
+                groups.setdefault(self._settings.destination[name].segmentation, []).append(name)
         return groups
 
     def _commit(
