@@ -1,0 +1,18 @@
+"""Trains one of the project's models: `python -m ai_models.train NAME [arguments of that model]`.
+
+Finds the modules of `ai_models.training` that have a `main(argv)` and hands over. It knows no
+model.
+"""
+
+import sys
+
+from ai_models.training import dispatch
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `ai_models.training.NAME.main`; 0 when it went well, 2 for an unknown name."""
+    return dispatch("ai_models.training", "train", sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
