@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -45,6 +53,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class TlsSettings(_Section):
+    """TLS on a listener, by the BCP 195 profiles of PS3.15 B.12: TLS 1.2 at least, 1.3 preferred."""
+
+    certificate: Path = Field(description="PEM file with our certificate and its chain.")
+    key: Path = Field(description="PEM file with its private key.")
+    ca: Path = Field(description="PEM file with the authorities that sign peers' certificates.")
+    require_client_certificate: bool = Field(
+        True, description="Peers must show a certificate that an authority of `ca` signed."
+    )
+
+
 class ReceiveSettings(_Section):
     """The listener."""
 
@@ -55,7 +74,11 @@ class ReceiveSettings(_Section):
     max_associations: int = Field(
         100,
         ge=1,
+        le=4096,
         description="Open associations at once; above it, new ones are told to come later.",
+    )
+    max_associations_per_peer: int = Field(
+        50, ge=1, le=4096, description="As max_associations, for each address."
     )
     max_instance_mb: int = Field(4096, ge=1, description="The largest data set that is accepted.")
     network_timeout: Seconds = Field(
@@ -67,6 +90,18 @@ class ReceiveSettings(_Section):
     accept_any_peer: bool = Field(
         False, description="Accept every calling AE title and address. For demonstrations."
     )
+    called_ae_titles: tuple[AETitle, ...] = Field(
+        (),
+        description="Further AE titles that peers may call, for routes to tell apart. "
+        "None: any title may be called.",
+    )
+    private_sop_classes: tuple[str, ...] = Field(
+        (), description="UIDs of private SOP classes to store, beside all of the standard."
+    )
+    negotiation_timeout: Seconds = Field(
+        15.0, description="Seconds for a TLS handshake and the association request (ARTIM)."
+    )
+    tls: TlsSettings | None = Field(None, description="TLS on this listener; without it, none.")
 
 
 class PeerSettings(_Section):
@@ -74,6 +109,15 @@ class PeerSettings(_Section):
 
     ae_title: AETitle = Field(description="Its calling AE title.")
     address: str = Field("", description="Its address or CIDR block; empty accepts any address.")
+    certificate_name: str = Field(
+        "",
+        description="With TLS: the common name or a DNS name that its certificate must bear; "
+        "empty accepts any that our authorities signed.",
+    )
+    user: str = Field("", description="The user that it must name in the user identity, if any.")
+    passcode: SecretStr = Field(
+        SecretStr(""), description="The passcode that goes with the user, if any."
+    )
 
 
 class AssembleSettings(_Section):
@@ -84,6 +128,11 @@ class AssembleSettings(_Section):
     )
     idle_seconds: Seconds = Field(
         10.0, description="Silence after which a series counts as complete without other proof."
+    )
+    learn_idle_seconds: bool = Field(
+        True,
+        description="Once enough series of a sender are known, use three times its longest pause "
+        "instead of idle_seconds.",
     )
     ceiling_seconds: Seconds = Field(60.0, description="The longest wait after the last instance.")
     poll_seconds: Seconds = Field(0.25, description="How often open series are looked at.")
@@ -98,6 +147,10 @@ class InferSettings(_Section):
         30.0, description="A worker silent for so long has lost its job to another."
     )
     job_seconds: Seconds = Field(1800.0, description="The longest time that one job may take.")
+    concurrency: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="Model: how many of its jobs may run at once, over all workers.",
+    )
     trusted_bundles: tuple[str, ...] = Field(
         (), description="Names of models whose own Python scripts may run."
     )
@@ -115,6 +168,18 @@ class DeliverSettings(_Section):
         200, ge=1, description="Tries after which a delivery is given up as DEAD."
     )
     network_timeout: Seconds = Field(30.0, description="Seconds to wait for a PACS's answer.")
+    report_port: Port | None = Field(
+        None,
+        description="Listen here for storage commitment reports that a PACS sends on an association "
+        "of its own; 0 takes a free port, none does not listen.",
+    )
+    confirm_first_seconds: Seconds = Field(
+        2.0, description="Wait before a PACS is first asked whether it keeps what it took."
+    )
+    confirm_grace_seconds: Seconds = Field(
+        300.0,
+        description="A PACS indexes late: only what it does not list after so long is sent again.",
+    )
     poll_seconds: Seconds = Field(0.25, description="How often due deliveries are looked for.")
 
 
@@ -133,9 +198,10 @@ class DestinationSettings(_Section):
     segmentation: Literal["binary", "labelmap"] = Field(
         "binary", description="How a segmentation is encoded."
     )
-    confirm: Literal["response", "query"] = Field(
+    confirm: Literal["response", "query", "commitment"] = Field(
         "response",
-        description="What makes a delivery CONFIRMED: the C-STORE answer, or a C-FIND that finds it.",
+        description="What makes a delivery CONFIRMED: the C-STORE answer, a C-FIND that finds it, "
+        "or storage commitment.",
     )
 
 
@@ -162,6 +228,27 @@ class RouteSettings(_Section):
     models: tuple[str, ...] = Field(min_length=1, description="Models to run.")
     destinations: tuple[str, ...] = Field(min_length=1, description="Destinations of the results.")
     priority: int = Field(0, ge=-100, le=100, description="Higher runs first.")
+
+
+class WebSettings(_Section):
+    """The page and its API. Off loopback it wants TLS, its own or that of a proxy in front."""
+
+    enabled: bool = Field(True, description="Whether the node serves its page.")
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: Port = Field(8112, description="The port to listen on; 0 takes a free one.")
+    host_names: tuple[str, ...] = Field(
+        (), description="Names under which browsers reach the page, besides `host` and loopback."
+    )
+    certificate: Path | None = Field(
+        None, description="PEM file with the certificate chain, for TLS."
+    )
+    private_key: Path | None = Field(None, description="PEM file with its key.")
+    plain_http: bool = Field(
+        False, description="Serve off loopback without TLS: a proxy in front ends it."
+    )
+    session_idle_minutes: int = Field(30, ge=1, description="Silence after which a login is over.")
+    session_hours: int = Field(12, ge=1, description="The longest that a login lasts.")
+    upload_mb: int = Field(64, ge=1, description="The largest file that the route test takes.")
 
 
 class LogSettings(_Section):
@@ -207,6 +294,7 @@ class Settings(BaseSettings):
     deliver: DeliverSettings = DeliverSettings()
     destination: dict[str, DestinationSettings] = Field(default_factory=dict)
     route: tuple[RouteSettings, ...] = ()
+    web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

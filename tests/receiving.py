@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from dicom_node.receive.scp import Receiver
+from dicom_node.receive.transport import Patience
 from dicom_node.records import SegmentAddress
 from dicom_node.settings import Settings
 from dicom_node.store import spool
@@ -74,11 +75,13 @@ def receive_settings(folder: Path, **receive: Any) -> Settings:
 
 
 @contextmanager
-def listening(folder: Path, **receive: Any) -> Iterator[Listening]:
+def listening(
+    folder: Path, patience: Patience | None = None, **receive: Any
+) -> Iterator[Listening]:
     """Run a receiver for the length of the block."""
     settings = receive_settings(folder, **receive)
     engine = open_database(settings.effective_database_url)
-    receiver = Receiver(settings, Intake(engine))
+    receiver = Receiver(settings, Intake(engine), patience=patience)
     receiver.start()
     try:
         yield Listening(receiver, settings, engine)

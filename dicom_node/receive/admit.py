@@ -4,9 +4,11 @@ What comes in: what a peer says of itself and of a data set, and what the node k
 goes out: a rejection, a typed error, or nothing, which means yes. No sockets, no files, no clock.
 """
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Self
 
 from dicom_node.errors import ConfigurationError, DataSetMismatch
 from dicom_node.read.header import Header
@@ -15,13 +17,45 @@ from dicom_node.receive.command import Command
 from dicom_node.receive.contexts import APPLICATION_CONTEXT
 from dicom_node.settings import Settings
 
+USERNAME = 1
+USERNAME_AND_PASSCODE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """Who asks for an association, and what proves it."""
+
+    host: str
+    request: pdu.AssociateRequest
+    certificate_names: frozenset[str] = frozenset()
+    """Common name and DNS names of its TLS certificate; empty without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class KnownPeer:
-    """A system that may send: every field that is not None must match."""
+    """A system that may send: whatever is not empty must match."""
 
     calling_ae: str
-    network: IPv4Network | IPv6Network | None
+    network: IPv4Network | IPv6Network | None = None
+    certificate_name: str = ""
+    user: str = ""
+    passcode: str = ""
+
+    def is_same(self, applicant: Applicant) -> bool:
+        """Whether the applicant is this peer."""
+        return (
+            self.calling_ae == applicant.request.calling_ae
+            and (self.network is None or _within(applicant.host, self.network))
+            and self.certificate_name in ("", *applicant.certificate_names)
+            and (not self.user or self._is_same_user(applicant.request.user_identity))
+        )
+
+    def _is_same_user(self, identity: pdu.UserIdentity | None) -> bool:
+        if identity is None or identity.type not in (USERNAME, USERNAME_AND_PASSCODE):
+            return False
+        passcode = identity.secondary if identity.type == USERNAME_AND_PASSCODE else b""
+        same_user = hmac.compare_digest(identity.primary, self.user.encode())
+        return hmac.compare_digest(passcode, self.passcode.encode()) and same_user
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,55 +63,72 @@ class AccessRules:
     """Who may open an association. Without a rule that matches, nobody may."""
 
     accept_any_peer: bool
-    peers: tuple[KnownPeer, ...]
+    peers: tuple[KnownPeer, ...] = ()
+    called_ae_titles: frozenset[str] = frozenset()
+    """Titles that may be called; empty is any."""
 
     @classmethod
-    def of(cls, settings: Settings) -> "AccessRules":
+    def of(cls, settings: Settings) -> Self:
         """The rules that the configuration states.
 
         Raises:
-            ConfigurationError: an address of a peer is none.
+            ConfigurationError: an address of a peer is none, or a rule can never hold.
         """
+        receive = settings.receive
+        if receive.tls is None and any(peer.certificate_name for peer in settings.peer):
+            raise ConfigurationError("peer.certificate_name: without receive.tls there is none")
         peers = tuple(
-            KnownPeer(peer.ae_title, _network(peer.address) if peer.address else None)
+            KnownPeer(
+                peer.ae_title,
+                _network(peer.address) if peer.address else None,
+                peer.certificate_name,
+                peer.user,
+                peer.passcode.get_secret_value(),
+            )
             for peer in settings.peer
         )
-        return cls(settings.receive.accept_any_peer, peers)
-
-    def allow(self, calling_ae: str, host: str) -> bool:
-        """Whether this calling AE title may come from this address."""
-        return self.accept_any_peer or any(
-            peer.calling_ae == calling_ae and (peer.network is None or _within(host, peer.network))
-            for peer in self.peers
+        called = frozenset((receive.ae_title, *receive.called_ae_titles))
+        return cls(
+            receive.accept_any_peer, peers, called if receive.called_ae_titles else frozenset()
         )
 
-    def know_address(self, host: str) -> bool:
-        """Whether any peer could come from this address at all."""
-        return self.accept_any_peer or any(
-            peer.network is None or _within(host, peer.network) for peer in self.peers
-        )
+    def allow(self, applicant: Applicant) -> bool:
+        """Whether this applicant may come in."""
+        return self.accept_any_peer or any(peer.is_same(applicant) for peer in self.peers)
 
 
 def admit(
-    request: pdu.AssociateRequest, host: str, rules: AccessRules, *, congestion: str | None
+    applicant: Applicant, rules: AccessRules, *, congestion: str | None
 ) -> pdu.Rejection | None:
     """Decide on an association request; None accepts it.
 
     Args:
-        request: what the peer proposes.
-        host: its address.
+        applicant: who asks.
         rules: who may come in.
         congestion: why the node takes nothing just now; None where it does.
     """
+    request = applicant.request
     if not request.protocol_version & 1:
         return pdu.PROTOCOL_VERSION_NOT_SUPPORTED
     if request.application_context != APPLICATION_CONTEXT:
         return pdu.APPLICATION_CONTEXT_NOT_SUPPORTED
-    if not rules.allow(request.calling_ae, host):
+    if not rules.allow(applicant):
         return pdu.CALLING_AE_NOT_RECOGNIZED
+    if rules.called_ae_titles and request.called_ae not in rules.called_ae_titles:
+        return pdu.CALLED_AE_NOT_RECOGNIZED
     if congestion is not None:
         return pdu.TEMPORARY_CONGESTION
     return None
+
+
+def confirms_identity(request: pdu.AssociateRequest) -> bool:
+    """Whether the acceptance says that the user identity was taken note of (PS3.7 D.3.3.7.2)."""
+    identity = request.user_identity
+    return (
+        identity is not None
+        and identity.response_requested
+        and identity.type in (USERNAME, USERNAME_AND_PASSCODE)
+    )
 
 
 def check_identity(command: Command, header: Header) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dicom_node.observe.logging import get_logger
 from dicom_node.receive import pdu
-from dicom_node.receive.admit import AccessRules, admit
+from dicom_node.receive.admit import AccessRules, Applicant, admit, confirms_identity
 from dicom_node.receive.association import (
     Agreement,
     AssociationAborted,
@@ -27,6 +27,7 @@ from dicom_node.receive.custody import Custody, Readiness
 from dicom_node.receive.index import Indexer
 from dicom_node.receive.pdu import AssociateRequest, ProtocolError
 from dicom_node.receive.slots import Slots
+from dicom_node.receive.tls import server_context
 from dicom_node.receive.transport import Connection, Patience, PeerGone, PeerSilent
 from dicom_node.records import Ending, Peer
 from dicom_node.settings import Settings
@@ -45,7 +46,12 @@ class Receiver:
     """A DICOM listener: C-STORE and C-ECHO as SCP."""
 
     def __init__(
-        self, settings: Settings, intake: Intake, *, listen_socket: socket.socket | None = None
+        self,
+        settings: Settings,
+        intake: Intake,
+        *,
+        listen_socket: socket.socket | None = None,
+        patience: Patience | None = None,
     ) -> None:
         """Prepare, without accepting yet.
 
@@ -54,25 +60,29 @@ class Receiver:
             intake: where rows go.
             listen_socket: a bound socket, perhaps shared with other processes; without one, the
                 address of the settings is bound.
+            patience: deadlines; without it, those of the settings.
 
         Raises:
-            ConfigurationError: an access rule makes no sense.
+            ConfigurationError: an access rule makes no sense, or the certificates cannot be used.
             OSError: the address cannot be bound.
         """
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
         receive = settings.receive
         self._settings = settings
         self._rules = AccessRules.of(settings)
-        self._storage = storage_sop_classes()
+        self._storage = storage_sop_classes(receive.private_sop_classes)
+        self._tls = server_context(receive.tls) if receive.tls else None
         self._indexer = Indexer(settings.spool_dir, intake)
         reserve = receive.disk_reserve_mb << 20
         self._readiness = Readiness(settings.spool_dir, reserve, self._indexer)
         self._slots = Slots(
             settings.spool_dir / "associations.lock",
             total=receive.max_associations,
-            per_peer=receive.max_associations,
+            per_peer=receive.max_associations_per_peer,
         )
-        self._patience = Patience(idle=receive.network_timeout)
+        self._patience = patience or Patience(
+            negotiation=receive.negotiation_timeout, idle=receive.network_timeout
+        )
         self._listener = listen_socket or _bind(receive.host, receive.port)
         self._listener.setblocking(False)
         self._listener.listen(BACKLOG)
@@ -154,6 +164,8 @@ class Receiver:
 
     def _serve(self, connection: Connection) -> None:
         try:
+            if self._tls is not None:
+                connection.secure(self._tls)
             request = read_request(connection)
             self._answer(connection, request)
         except ProtocolError as error:
@@ -161,8 +173,8 @@ class Receiver:
             self._abort(connection, error)
         except PeerSilent as error:
             log.warning("peer cut off", host=connection.host, reason=str(error))
-        except PeerGone:
-            log.debug("peer left before an association", host=connection.host)
+        except PeerGone as error:
+            log.info("no association", host=connection.host, reason=str(error))
         except Exception as error:
             _log_bug(error)
         finally:
@@ -172,7 +184,8 @@ class Receiver:
     def _answer(self, connection: Connection, request: AssociateRequest) -> None:
         peer = Peer(request.calling_ae, request.called_ae, connection.host)
         congestion = self._readiness.congestion
-        rejection = admit(request, connection.host, self._rules, congestion=congestion)
+        applicant = Applicant(connection.host, request, connection.certificate_names)
+        rejection = admit(applicant, self._rules, congestion=congestion)
         slot = None
         if rejection is None:
             slot = self._slots.take(connection.host)
@@ -200,7 +213,10 @@ class Receiver:
             receive.max_instance_mb << 20,
         )
         messages = Messages(connection, Agreement(accepted, request.max_pdu, MAX_PDU), custody)
-        connection.send(pdu.associate_accept(request, answers, max_pdu=MAX_PDU))
+        accept = pdu.associate_accept(
+            request, answers, max_pdu=MAX_PDU, identity_confirmed=confirms_identity(request)
+        )
+        connection.send(accept)
         connection.negotiated()
         ending, reason = Ending.LOST, ""
         try:

@@ -10,6 +10,7 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 AHEAD = 4096
 _SMALL = 1024
@@ -101,6 +102,21 @@ class Connection:
             reason = getattr(error, "reason", None) or error.strerror
             raise PeerGone(f"TLS handshake failed: {reason}") from error
 
+    @property
+    def certificate_names(self) -> frozenset[str]:
+        """Common name and DNS names of the peer's certificate; empty without TLS or certificate."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return frozenset()
+        shown: Any = self._socket.getpeercert() or {}
+        common = (
+            value
+            for pairs in shown.get("subject", ())
+            for name, value in pairs
+            if name == "commonName"
+        )
+        other = (value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS")
+        return frozenset((*common, *other))
+
     def negotiated(self) -> None:
         """The association stands: from now on the deadlines are those of messages."""
         self._expiry = None
@@ -168,7 +184,8 @@ class Connection:
         """Close so that the peer can read what was sent last: wait a little until it closes too."""
         until = time.monotonic() + self._patience.closing
         with contextlib.suppress(OSError, ValueError):
-            self._socket.shutdown(socket.SHUT_WR)
+            if not isinstance(self._socket, ssl.SSLSocket):
+                self._socket.shutdown(socket.SHUT_WR)
             while (left := until - time.monotonic()) > 0:
                 self._socket.settimeout(left)
                 if not self._socket.recv(AHEAD):

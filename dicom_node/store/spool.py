@@ -12,6 +12,7 @@ or its hash, and the segment ends there. The process that writes a segment holds
 it; a finished and fully indexed segment is marked by taking away its write permission.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -33,7 +34,7 @@ from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
-from dicom_node.errors import SpoolFailed
+from dicom_node.errors import OutOfResources, SpoolFailed
 from dicom_node.records import Peer, SegmentAddress
 
 BLOCK = 512
@@ -45,6 +46,7 @@ _SEGMENT = struct.Struct("<8sII")
 _RECORD_MAGIC = b"DNRECORD"
 _RECORD = struct.Struct("<8sI4xQq32s64s64s64s")
 RECORD_HEADER = _RECORD.size
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUFFER = 1 << 20
 _HASH_EVERY = 128 << 10
 
@@ -90,22 +92,23 @@ class SegmentWriter:
         """Create the segment of an association and make its name durable.
 
         Raises:
-            SpoolFailed: the file cannot be created.
+            OutOfResources: the file cannot be created.
+            SpoolFailed: it cannot be synced.
         """
         path = spool_dir / f"{owner.association_id}{SUFFIX}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             descriptor = os.open(path, flags, 0o640)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.pwrite(descriptor, _segment_block(owner), 0)
-                os.fsync(descriptor)
-                _sync_folder(spool_dir)
-            except OSError:
-                os.close(descriptor)
-                raise
         except OSError as error:
-            raise SpoolFailed(f"the spool takes no new segment: {error.strerror}") from error
+            raise OutOfResources(f"the spool takes no new segment: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(descriptor, _segment_block(owner), 0)
+            os.fsync(descriptor)
+            _sync_folder(spool_dir)
+        except OSError as error:
+            os.close(descriptor)
+            raise _failure(error) from error
         return cls(path, descriptor)
 
     def begin(self) -> "RecordWriter":
@@ -167,7 +170,8 @@ class RecordWriter:
         """Where the next bytes of the data set belong; never empty. Tell `filled` how many came.
 
         Raises:
-            SpoolFailed: the buffer was full and the disk did not take it.
+            OutOfResources: the buffer was full, and so is the disk.
+            SpoolFailed: the buffer was full, and the disk failed.
         """
         if self._used == len(self._buffer):
             self._flush()
@@ -194,7 +198,7 @@ class RecordWriter:
         """The bytes so far, to be looked at before they are acknowledged; release it before `finish`.
 
         Raises:
-            SpoolFailed: they could not be written.
+            OutOfResources, SpoolFailed: they could not be written.
         """
         if self._flushed == 0:
             return self._view[RECORD_HEADER : self._used].toreadonly()
@@ -207,7 +211,8 @@ class RecordWriter:
         """Write header and rest, and sync: the record is durable when this returns.
 
         Raises:
-            SpoolFailed: the disk did not take it; the segment takes nothing more.
+            OutOfResources: the disk is full; the record must be discarded, and the next may succeed.
+            SpoolFailed: the disk failed; the segment takes nothing more.
         """
         self._digest()
         meta = RecordMeta(
@@ -226,8 +231,12 @@ class RecordWriter:
             else:
                 self._flush()
                 _write_all(self._descriptor, memoryview(header), self._start)
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
             os.fdatasync(self._descriptor)
         except OSError as error:
+            # after a failed sync nobody knows what the disk holds, also where it was only full
             self._segment.fail()
             raise SpoolFailed(f"the spool's disk failed: {error.strerror}") from error
         self._segment.finished(end)
@@ -243,6 +252,12 @@ class RecordWriter:
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._start)
 
+    def _failed(self, error: OSError) -> OutOfResources:
+        failure = _failure(error)
+        if isinstance(failure, SpoolFailed):
+            self._segment.fail()
+        return failure
+
     def _digest(self) -> None:
         self._hash.update(self._view[self._hashed : self._used])
         self._hashed = self._used
@@ -254,8 +269,7 @@ class RecordWriter:
         try:
             _write_all(self._descriptor, self._view[first : self._used], offset)
         except OSError as error:
-            self._segment.fail()
-            raise SpoolFailed(f"the spool's disk failed: {error.strerror}") from error
+            raise self._failed(error) from error
         self._flushed += self._used - first
         self._used = self._hashed = 0
 
@@ -441,6 +455,13 @@ def _map(descriptor: int, offset: int, length: int) -> memoryview:
     mapped = mmap.mmap(descriptor, offset - page + length, offset=page, access=mmap.ACCESS_READ)
     # the view keeps the mapping alive
     return memoryview(mapped)[offset - page :]
+
+
+def _failure(error: OSError) -> OutOfResources:
+    """What a write that failed means: a full disk gets room again, anything else is a broken one."""
+    if error.errno in _FULL:
+        return OutOfResources("the spool's disk is full")
+    return SpoolFailed(f"the spool's disk failed: {error.strerror}")
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

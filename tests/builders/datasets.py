@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset, config, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.filebase import DicomIO
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     UID,

@@ -4,6 +4,7 @@ Its encodings are written here from PS3.8 and PS3.7, and share nothing with the 
 """
 
 import socket
+import ssl
 import struct
 from types import TracebackType
 from typing import Self
@@ -99,8 +100,16 @@ ABORT = pdu(0x07, bytes(4))
 class RawPeer:
     """A connection to a listener."""
 
-    def __init__(self, address: tuple[str, int], *, timeout: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.socket = socket.create_connection(address, timeout=timeout)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +140,20 @@ class RawPeer:
         kind, body = self.read_pdu()
         assert kind == 2, f"no A-ASSOCIATE-AC but PDU {kind}: {body.hex()}"
         return dict(_results(body))
+
+    def rejection(self, contexts: list[Context] | None = None, **options: object) -> bytes:
+        """Ask for an association; result, source and reason of its rejection."""
+        self.send(associate_rq(contexts or [(1, CT, (EXPLICIT,))], **options))  # type: ignore[arg-type]
+        kind, body = self.read_pdu()
+        assert kind == 3, f"no A-ASSOCIATE-RJ but PDU {kind}: {body.hex()}"
+        return body[1:]
+
+    def abort_reason(self) -> int:
+        """The reason of the A-ABORT by the service provider that comes next."""
+        kind, body = self.read_pdu()
+        assert kind == 7, f"no A-ABORT but PDU {kind}: {body.hex()}"
+        assert body[2] == 2
+        return body[3]
 
     def status(self) -> int:
         """The status of the next response."""

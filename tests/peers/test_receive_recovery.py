@@ -34,7 +34,7 @@ def _send(address: tuple[str, int], instances: list[tuple[str, bytes]]) -> dict[
             peer.associate()
             for uid, data in instances:
                 if peer.store(1, data, sop_instance=uid) == 0:
-                    acknowledged[uid] = data
+                    acknowledged[uid] = data  # noqa: PERF403 - kept when the loop breaks
             peer.release()
     except (OSError, AssertionError):
         pass  # the receiver died; what it said before counts
