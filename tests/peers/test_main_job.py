@@ -136,13 +136,13 @@ def test_dcmqi_reads_the_very_voxels_that_the_model_predicted(
     """segimage2itkimage's labels, sampled where our prediction's voxels lie, equal the prediction."""
     from dicom_node.catalogue import describe
     from dicom_node.infer.runner import predict
+    from dicom_node.read.part10 import raw_instance
     from dicom_node.read.volume import read_image
-    from dicom_node.records import RawInstance, Segmentation, Volume
+    from dicom_node.records import Segmentation, Volume
     from dicom_node.settings import BUNDLED_MODELS
 
     folder = "ai/lung-pet-ct-dx/A0001_kernel-B"
-    raw = [RawInstance(**_raw(path)) for path in sorted((shared / folder).glob("*.dcm"))]
-    volume = read_image(raw)
+    volume = read_image([raw_instance(path) for path in (shared / folder).glob("*.dcm")])
     assert isinstance(volume, Volume)
     predicted = predict(describe(BUNDLED_MODELS / "ct_structures"), volume)
     assert isinstance(predicted, Segmentation)
@@ -170,19 +170,6 @@ def test_dcmqi_reads_the_very_voxels_that_the_model_predicted(
     theirs[tuple(indices[inside].T)] = array[tuple(xyz[inside][:, ::-1].T)]
     assert np.count_nonzero(theirs) > 100_000
     assert np.array_equal(theirs, predicted.labels)
-
-
-def _raw(path: Path) -> dict[str, object]:
-    found = dcmread(path)
-    content = path.read_bytes()
-    # the data set begins behind preamble, prefix, group length element and the group itself (PS3.10 7.1)
-    start = 132 + 12 + int(found.file_meta.FileMetaInformationGroupLength)
-    return {
-        "data": content[start:],
-        "transfer_syntax_uid": str(found.file_meta.TransferSyntaxUID),
-        "sop_class_uid": str(found.SOPClassUID),
-        "sop_instance_uid": str(found.SOPInstanceUID),
-    }
 
 
 def test_dcmqi_reads_the_report(delivered: dict[str, list[Dataset]], tmp_path: Path) -> None:
