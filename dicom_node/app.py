@@ -114,13 +114,16 @@ def _infer(settings: Settings, engine: Engine, stop: threading.Event) -> None:
 
 
 def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
-    from dicom_node.deliver.loop import Courier
+    from dicom_node.deliver.loop import Courier, listening_for_reports
 
+    outbox = Outbox(engine)
+    outbox.abandon_unknown(settings.destination)
     couriers = [
-        Courier(name, destination, settings, Outbox(engine), random.Random())
+        Courier(name, destination, settings, outbox, random.Random())
         for name, destination in settings.destination.items()
     ]
-    _run_together([courier.run for courier in couriers], stop)
+    with listening_for_reports(settings, outbox):
+        _run_together([courier.run for courier in couriers], stop)
 
 
 def _run_together(

@@ -1,16 +1,20 @@
-"""States, the one table of legal moves, and the retry policy. No I/O.
+"""States, the one table of legal moves, the retry policy and what pauses teach. No I/O.
 
-    Instance   RECEIVED -> PURGED
-    Series     OPEN -> STABLE -> QUEUED, or HELD, or NO_ROUTE (each is one revision of a series)
+    Instance   RECEIVED -> PURGED, and back when it is sent again
+    Series     OPEN -> STABLE -> QUEUED, or HELD, or NO_ROUTE (each is one revision of a series);
+               any but OPEN -> SUPERSEDED when the next revision opens: only the last one counts
     Job        QUEUED -> RUNNING -> STORED, or FAILED, POISON, CANCELLED
-    Delivery   PENDING -> SENT -> CONFIRMED, or RETRYING, DEAD
+    Delivery   PENDING -> SENT -> CONFIRMED, or RETRYING, DEAD, WITHDRAWN
 
 Rules: a state changes only through `check_move`; a move that is not in `MOVES` is a bug and raises
 `IllegalMove`. The store writes one `transition` row for each move, in the same transaction.
 """
 
 import random
+from collections.abc import Sequence
+from datetime import datetime
 from enum import Enum
+from itertools import pairwise
 
 from dicom_node.errors import DimseStatus, IllegalMove
 
@@ -28,6 +32,7 @@ class SeriesState(Enum):
     QUEUED = "QUEUED"
     HELD = "HELD"
     NO_ROUTE = "NO_ROUTE"
+    SUPERSEDED = "SUPERSEDED"
 
 
 class JobState(Enum):
@@ -52,21 +57,26 @@ State = InstanceState | SeriesState | JobState | DeliveryState
 
 MOVES: dict[State, frozenset[State]] = {
     InstanceState.RECEIVED: frozenset({InstanceState.PURGED}),
-    InstanceState.PURGED: frozenset(),
+    # the sender sent it once more
+    InstanceState.PURGED: frozenset({InstanceState.RECEIVED}),
     SeriesState.OPEN: frozenset({SeriesState.STABLE, SeriesState.HELD}),
-    SeriesState.STABLE: frozenset({SeriesState.QUEUED, SeriesState.NO_ROUTE, SeriesState.HELD}),
-    SeriesState.QUEUED: frozenset(),
+    SeriesState.STABLE: frozenset(
+        {SeriesState.QUEUED, SeriesState.NO_ROUTE, SeriesState.HELD, SeriesState.SUPERSEDED}
+    ),
+    SeriesState.QUEUED: frozenset({SeriesState.SUPERSEDED}),
     # an operator's word: try it all the same, or after the routes were changed
-    SeriesState.HELD: frozenset({SeriesState.STABLE}),
-    SeriesState.NO_ROUTE: frozenset({SeriesState.STABLE}),
+    SeriesState.HELD: frozenset({SeriesState.STABLE, SeriesState.SUPERSEDED}),
+    SeriesState.NO_ROUTE: frozenset({SeriesState.STABLE, SeriesState.SUPERSEDED}),
+    SeriesState.SUPERSEDED: frozenset(),
     JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
     JobState.RUNNING: frozenset(
         {JobState.STORED, JobState.FAILED, JobState.QUEUED, JobState.POISON, JobState.CANCELLED}
     ),
     JobState.STORED: frozenset(),
-    # an operator's word: run it again
-    JobState.FAILED: frozenset({JobState.QUEUED}),
-    JobState.POISON: frozenset({JobState.QUEUED}),
+    # a further run is a job of its own: its report may not have the UID of the one that failed
+    JobState.FAILED: frozenset(),
+    JobState.POISON: frozenset(),
+    # an operator's word; a cancelled job has made nothing yet
     JobState.CANCELLED: frozenset({JobState.QUEUED}),
     DeliveryState.PENDING: frozenset(
         {DeliveryState.SENT, DeliveryState.RETRYING, DeliveryState.DEAD, DeliveryState.WITHDRAWN}
@@ -74,7 +84,9 @@ MOVES: dict[State, frozenset[State]] = {
     DeliveryState.RETRYING: frozenset(
         {DeliveryState.SENT, DeliveryState.RETRYING, DeliveryState.DEAD, DeliveryState.WITHDRAWN}
     ),
-    DeliveryState.SENT: frozenset({DeliveryState.CONFIRMED, DeliveryState.RETRYING}),
+    DeliveryState.SENT: frozenset(
+        {DeliveryState.CONFIRMED, DeliveryState.RETRYING, DeliveryState.DEAD}
+    ),
     DeliveryState.CONFIRMED: frozenset(),
     DeliveryState.DEAD: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.WITHDRAWN: frozenset(),
@@ -92,7 +104,8 @@ def check_move(old: State, new: State) -> None:
 
 
 MAX_WORKER_DEATHS = 3
-"""A job whose worker died so often is POISON: it is not tried again without an operator's word."""
+"""A job whose worker died so often is not tried again: it gets one claim more, for the report that says
+so, and is POISON."""
 
 
 class Verdict(Enum):
@@ -128,3 +141,43 @@ def backoff_seconds(attempt: int, *, first: float, longest: float, rng: random.R
     """
     delay = min(longest, first * 2.0 ** min(attempt - 1, 32))
     return delay * (0.5 + 0.5 * rng.random())
+
+
+def ask_wait_seconds(asks: int, *, first: float, longest: float) -> float:
+    """Seconds until a destination is asked again for what it took, after `asks` questions: doubling."""
+    return min(longest, first * 2.0 ** min(asks, 32))
+
+
+def waited_seconds(asks: int, *, first: float, longest: float) -> float:
+    """Seconds that passed between the answer to a C-STORE and the `asks`-th question, by the policy."""
+    return sum(ask_wait_seconds(n, first=first, longest=longest) for n in range(asks))
+
+
+# --- what a sender's habits say ------------------------------------------------------------------
+
+ENOUGH_SERIES = 10
+"""So many series of a sender must have been seen before its pauses say anything."""
+PAUSE_MARGIN = 3.0
+"""Silence this many times the longest pause seen says that a series is complete."""
+LONGEST_CREDIBLE_PAUSE = 120.0
+"""A longer pause is a sender that came back, or a clock that was set, not a habit."""
+FORGETTING = 0.98
+"""What remains of the longest pause with each further series, so that one bad day is forgotten."""
+
+
+def longest_pause(arrivals: Sequence[datetime]) -> float | None:
+    """The longest credible pause between two arrivals, in seconds; None for fewer than two."""
+    if len(arrivals) < 2:
+        return None
+    pauses = ((b - a).total_seconds() for a, b in pairwise(arrivals))
+    return max((pause for pause in pauses if 0 <= pause <= LONGEST_CREDIBLE_PAUSE), default=0.0)
+
+
+def remembered_pause(known: float, pause: float) -> float:
+    """The longest pause to remember of a sender after one more series."""
+    return max(known * FORGETTING, pause)
+
+
+def learned_idle_seconds(series: int, pause: float) -> float | None:
+    """Silence after which a series of this sender counts as complete; None while too little is known."""
+    return PAUSE_MARGIN * pause if series >= ENOUGH_SERIES else None

@@ -93,7 +93,13 @@ class OpenSeries:
     sending: bool
     """An association that carried this study is still open."""
     released: bool
-    """Every association that carried this series ended by release."""
+    """Every association that carried this series ended by release, or was made good by one that did."""
+    expected: int | None = None
+    """How many instances the sender says the series has, where it could be asked."""
+    idle_seconds: float | None = None
+    """Silence that says "complete" of this sender, where enough was learned of it."""
+    study_patient_ids: tuple[str, ...] = ()
+    """Every Patient ID that series of this study name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,14 @@ class InstanceFacts:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to create: one model on one series revision for one route."""
+    """A job to create: one model on one series revision, for every route that asks for it."""
 
     model: str
     model_digest: str
     settings_digest: str
     route: str
+    """The routes' names, for people."""
+    destinations: tuple[str, ...]
     priority: int = 0
 
 
@@ -141,6 +149,17 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierResult:
+    """A result that a destination has, or may have, and that a new one takes the place of."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_uid: str
+    study_uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimedJob:
     """A job that this worker holds, with its frozen input."""
 
@@ -154,7 +173,14 @@ class ClaimedJob:
     attempt: int
     instances: tuple[StoredInstance, ...]
     job_key: str
-    """Stable over re-runs: equal input, model and settings give an equal key, hence equal UIDs."""
+    """Stable over attempts: equal input, model, settings and run give an equal key, hence equal UIDs."""
+    destinations: tuple[str, ...] = ()
+    """Where the results are to go: those of every route that asked for the model."""
+    supersedes: tuple[EarlierResult, ...] = ()
+    """What the same model made of earlier revisions or runs and has left the node (PS3.3 C.17.2,
+    Predecessor Documents Sequence)."""
+    report_only: str | None = None
+    """Why nothing is to be computed: only the report that says so is to be made, and the job failed."""
 
 
 class Outcome(Enum):
@@ -192,6 +218,10 @@ class DueDelivery:
     sop_class_uid: str
     sop_instance_uid: str
     study_uid: str
+    patient_id: str = ""
+    """Patient ID of the series that the result was made from."""
+    asks: int = 0
+    """How often the destination was asked in vain whether it keeps the object."""
 
 
 # --- images and predictions ----------------------------------------------------------------------

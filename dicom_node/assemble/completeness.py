@@ -6,10 +6,13 @@ monotonic clock. What goes out: `Wait`, `Complete` or `Hold`, with the reason. F
 1. the number of instances that the sender knows is reached;
 2. the geometry is free of gaps, every association that carried the series was released, and nothing
    came for `settle_seconds`;
-3. nothing came for `idle_seconds`, and nobody is sending the study;
+3. nothing came for as long as this sender's habits say, or else `idle_seconds`, and nobody is sending
+   the study;
 4. nothing came for `ceiling_seconds`, whoever still holds an association open.
 
-A release alone proves nothing, and an abort never does. What contradicts itself is held, not guessed at.
+Where the sender was asked and says that more is to come, 2 and 3 prove nothing, and at the ceiling the
+series is held as incomplete. A release alone proves nothing, and an abort never does. What contradicts
+itself is held, not guessed at.
 """
 
 from collections.abc import Sequence
@@ -60,18 +63,21 @@ def judge(series: OpenSeries, quiet: float, settings: AssembleSettings) -> Verdi
     proof = _proof(series, quiet, settings)
     if proof is None:
         return Wait()
-    if contradiction := _contradiction(series.instances):
+    if contradiction := _contradiction(series):
         return Hold(contradiction)
+    if series.expected is not None and len(series.instances) < series.expected:
+        return Hold(f"{len(series.instances)} of {series.expected} instances came, then {proof}")
     return Complete(proof)
 
 
 def _proof(series: OpenSeries, quiet: float, settings: AssembleSettings) -> str | None:
-    expected = _expected(series.instances)
-    if expected is not None and len(series.instances) >= expected:
-        return f"all {expected} instances that the sender announced are here"
+    count = len(series.instances)
+    expected = series.expected or _announced(series.instances)
+    if expected is not None and count >= expected:
+        return f"all {expected} instances that the sender knows of are here"
     if quiet >= settings.ceiling_seconds:
         return f"nothing came for {settings.ceiling_seconds:g} s"
-    if series.sending:
+    if series.sending or (series.expected is not None and count < series.expected):
         return None
     if (
         series.released
@@ -79,12 +85,21 @@ def _proof(series: OpenSeries, quiet: float, settings: AssembleSettings) -> str 
         and geometry_gap(series.instances) is None
     ):
         return f"geometry free of gaps, released, quiet for {settings.settle_seconds:g} s"
-    if quiet >= settings.idle_seconds:
-        return f"nothing came for {settings.idle_seconds:g} s"
+    idle = idle_seconds(series, settings)
+    if quiet >= idle:
+        return f"nothing came for {idle:.3g} s"
     return None
 
 
-def _expected(instances: Sequence[InstanceFacts]) -> int | None:
+def idle_seconds(series: OpenSeries, settings: AssembleSettings) -> float:
+    """Silence that says "complete": as learned of the sender, within `settle` and `ceiling`."""
+    if series.idle_seconds is None or not settings.learn_idle_seconds:
+        return settings.idle_seconds
+    return min(settings.ceiling_seconds, max(settings.settle_seconds, series.idle_seconds))
+
+
+def _announced(instances: Sequence[InstanceFacts]) -> int | None:
+    """Number of Series Related Instances where the images carry it; no reason to wait for more."""
     announced = {
         int(value)
         for fact in instances
@@ -93,14 +108,19 @@ def _expected(instances: Sequence[InstanceFacts]) -> int | None:
     return max(announced) if announced else None
 
 
-def _contradiction(instances: Sequence[InstanceFacts]) -> str | None:
+def _contradiction(series: OpenSeries) -> str | None:
     """What an operator must look at before anything is computed from these instances."""
+    instances = series.instances
+    if not instances:
+        return "none of its instances is in the spool any more"
     quarantined = sorted({fact.quarantine for fact in instances if fact.quarantine})
     if quarantined:
         affected = sum(1 for fact in instances if fact.quarantine)
         return f"{affected} of {len(instances)} instances quarantined: {'; '.join(quarantined)}"
     if len({fact.patient_id for fact in instances}) > 1:
         return "instances of one series name different patients"
+    if len(set(series.study_patient_ids)) > 1:
+        return "series of one study name different patients"
     return None
 
 
@@ -118,6 +138,8 @@ def geometry_gap(instances: Sequence[InstanceFacts]) -> str | None:
     planes = [plane for plane in geometry if plane is not None]
     if len(planes) < len(geometry):
         return "an instance has no position or no orientation"
+    if not all(np.isfinite(np.concatenate(plane)).all() for plane in planes):
+        return "an instance has a position or an orientation that is no number"
     first = planes[0][1]
     if any(float(np.abs(cosines - first).max()) > SAME_DIRECTION for _, cosines in planes):
         return "slices differ in orientation"
@@ -137,6 +159,8 @@ def _uneven(distances: "np.typing.NDArray[np.float64]") -> str | None:
 
 def _plane(attributes: Any) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None":
     position, orientation = attributes.get("position"), attributes.get("orientation")
+    if attributes.get("frames", 1) not in (None, 1):
+        return None
     if position is None or orientation is None or len(position) != 3 or len(orientation) != 6:
         return None
     return np.asarray(position, dtype=np.float64), np.asarray(orientation, dtype=np.float64)

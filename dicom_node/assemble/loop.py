@@ -8,6 +8,7 @@ its present size, so a restart or a clock that jumps can only make it wait longe
 import threading
 import time
 from collections.abc import Callable, Mapping
+from math import inf
 
 from dicom_node.assemble.completeness import Complete, Hold, Wait, judge
 from dicom_node.assemble.route import route
@@ -19,6 +20,10 @@ from dicom_node.settings import Settings
 from dicom_node.store.assembly import Assembly, Revision
 
 log = get_logger(__name__)
+
+
+LOOK_SECONDS = 1.0
+"""How often the instances of a series that waits are read: it may have thousands."""
 
 
 class Assembler:
@@ -35,7 +40,8 @@ class Assembler:
         self._models = models
         self._assembly = assembly
         self._clock = clock
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, tuple[int, float, float]] = {}
+        """Revision -> instances, since when there are so many, when its instances were last looked at."""
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until told to stop."""
@@ -55,24 +61,25 @@ class Assembler:
                 self._judge(revision, now)
 
     def _judge(self, revision: Revision, now: float) -> None:
-        instances, since = self._seen.get(revision.id, (-1, now))
+        instances, since, looked = self._seen.get(revision.id, (-1, now, -inf))
         if instances != revision.instances:
-            self._seen[revision.id] = (revision.instances, now)
-            since = now
-        quiet = now - since
-        if quiet < min(
-            self._settings.assemble.settle_seconds, self._settings.assemble.idle_seconds
-        ):
+            since, looked = now, -inf
+        settings = self._settings.assemble
+        all_here = revision.expected is not None and revision.instances >= revision.expected
+        early = now - since < min(settings.settle_seconds, settings.idle_seconds)
+        if (early and not all_here) or now - looked < min(LOOK_SECONDS, settings.settle_seconds):
+            self._seen[revision.id] = (revision.instances, since, looked)
             return
+        self._seen[revision.id] = (revision.instances, since, now)
         series = self._assembly.load(revision.id)
-        verdict = judge(series, quiet, self._settings.assemble)
+        verdict = judge(series, now - since, settings)
         if isinstance(verdict, Wait):
             return
         if isinstance(verdict, Hold):
-            if self._assembly.hold(revision.id, verdict.reason):
+            if self._assembly.hold(revision.id, revision.instances, verdict.reason):
                 self._say("series held", series, verdict.reason)
         elif isinstance(verdict, Complete) and self._assembly.stable(
-            revision.id, len(series.instances), verdict.reason
+            revision.id, revision.instances, verdict.reason
         ):
             self._say("series complete", series, verdict.reason)
             self._route(revision)

@@ -8,7 +8,6 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 from dicom_node.catalogue import ModelDescription
 from dicom_node.records import NewJob, OpenSeries
@@ -30,23 +29,26 @@ class Routing:
 def route(
     series: OpenSeries, settings: Settings, models: Mapping[str, ModelDescription]
 ) -> Routing:
-    """Choose jobs for a complete series; every route that matches applies, each model runs once."""
-    if _is_ours(series.attributes):
+    """Choose jobs for a complete series.
+
+    Every route that matches applies. A model that several of them ask for runs once, and its results go
+    to the destinations of all of them.
+    """
+    if _is_ours(series):
         return Routing((), "made by this node; the node does not process its own output")
-    misses: list[str] = []
-    jobs: dict[tuple[str, str], NewJob] = {}
-    for candidate in settings.route:
-        if miss := mismatch(candidate.match, series):
-            misses.append(f"{candidate.name}: {miss}")
-            continue
-        for job in _jobs_of(candidate, settings, models):
-            jobs.setdefault((job.model, job.settings_digest), job)
-    if jobs:
-        names = ", ".join(dict.fromkeys(job.route for job in jobs.values()))
-        return Routing(tuple(jobs.values()), f"route {names}")
     if not settings.route:
         return Routing((), "no routes are configured")
-    return Routing((), "no route matches (" + "; ".join(misses) + ")")
+    missed = [(one, mismatch(one.match, series)) for one in settings.route]
+    matching = [one for one, miss in missed if miss is None]
+    if not matching:
+        told = "; ".join(f"{one.name}: {miss}" for one, miss in missed)
+        return Routing((), f"no route matches ({told})")
+    names = dict.fromkeys(name for one in matching for name in one.models)
+    jobs = tuple(
+        _job(models[name], [one for one in matching if name in one.models], settings)
+        for name in names
+    )
+    return Routing(jobs, "route " + ", ".join(one.name for one in matching))
 
 
 def mismatch(match: RouteMatch, series: OpenSeries) -> str | None:
@@ -82,33 +84,35 @@ def _any_match(found: Iterable[str], patterns: Sequence[str]) -> bool:
     )
 
 
-def _is_ours(attributes: Mapping[str, Any]) -> bool:
-    names = [
-        attributes.get("manufacturer_model_name"),
-        *(attributes.get("contributing_model_names") or ()),
-    ]
-    return OUR_MODEL_NAME in names
-
-
-def _jobs_of(
-    candidate: RouteSettings, settings: Settings, models: Mapping[str, ModelDescription]
-) -> Iterable[NewJob]:
-    digest = settings_digest(candidate, settings)
-    for name in candidate.models:
-        yield NewJob(
-            model=name,
-            model_digest=models[name].digest,
-            settings_digest=digest,
-            route=candidate.name,
-            priority=candidate.priority,
+def _is_ours(series: OpenSeries) -> bool:
+    """Whether any of it was made by this node: a study that was mixed up is not processed either."""
+    return any(
+        OUR_MODEL_NAME
+        in (
+            attributes.get("manufacturer_model_name"),
+            *(attributes.get("contributing_model_names") or ()),
         )
+        for attributes in (series.attributes, *(fact.attributes for fact in series.instances))
+    )
 
 
-def settings_digest(candidate: RouteSettings, settings: Settings) -> str:
-    """SHA-256 over the settings that change what is made: the profiles of the route's destinations."""
-    profiles = [
+def _job(model: ModelDescription, routes: Sequence[RouteSettings], settings: Settings) -> NewJob:
+    destinations = dict.fromkeys(name for one in routes for name in one.destinations)
+    return NewJob(
+        model=model.name,
+        model_digest=model.digest,
+        settings_digest=settings_digest(tuple(destinations), settings),
+        route=", ".join(one.name for one in routes),
+        destinations=tuple(destinations),
+        priority=max(one.priority for one in routes),
+    )
+
+
+def settings_digest(destinations: Sequence[str], settings: Settings) -> str:
+    """SHA-256 over the settings that change what is made: the profiles of the destinations."""
+    profiles = {
         settings.destination[name].model_dump_json(include={"objects", "segmentation"})
-        for name in sorted(candidate.destinations)
-    ]
-    parts = [*profiles, str(settings.not_for_clinical_use), settings.institution_serial]
+        for name in destinations
+    }
+    parts = [*sorted(profiles), str(settings.not_for_clinical_use), settings.institution_serial]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

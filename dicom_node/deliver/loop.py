@@ -1,19 +1,25 @@
 """The courier: takes what is due to a destination, sends it, and writes down what became of it.
 
 What comes in: rows of the outbox. What goes out: moved rows. One thread for each destination, so that a
-PACS that hangs delays nobody else. Owns: nothing is SENT that the destination did not accept, and a file
-whose content is no longer what was made is never sent.
+PACS that hangs delays nobody else. Owns: nothing is SENT that the destination did not accept, and
+nothing leaves whose content, patient or study is no longer what was made.
 """
 
 import hashlib
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
 from dicom_node.deliver import scu
+from dicom_node.deliver.commitment import reports
+from dicom_node.deliver.confirm import Confirmer, reported_to, wait_seconds
 from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
-from dicom_node.lifecycle import Verdict, backoff_seconds, judge_store_status
+from dicom_node.lifecycle import Verdict, judge_store_status
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.records import DueDelivery
 from dicom_node.settings import DestinationSettings, Settings
@@ -34,10 +40,10 @@ class Courier:
         rng: random.Random | None = None,
     ) -> None:
         self._name = name
-        self._destination = destination
         self._settings = settings.deliver
         self._outbox = outbox
         self._rng = rng or random.Random()
+        self._answer_confirms = destination.confirm == "response"
         self._address = scu.Address(
             host=destination.host,
             port=destination.port,
@@ -45,67 +51,59 @@ class Courier:
             calling_ae=settings.deliver.ae_title or settings.receive.ae_title,
             timeout=settings.deliver.network_timeout,
         )
+        self._confirmer = Confirmer(
+            name, destination.confirm, self._address, settings.deliver, outbox, self._rng
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
         while not stop.wait(self._settings.poll_seconds):
-            self.deliver_due()
-            if self._destination.confirm == "query":
-                self.confirm_by_query()
+            self.deliver_due(stop.is_set)
+            self._confirmer.ask()
 
-    def deliver_due(self) -> None:
-        """Try everything that is due, over one association."""
+    def deliver_due(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Try everything that is due, over one association where its contexts suffice."""
         due = self._outbox.due(self._name, self._settings.retry_longest_seconds)
-        sendable = [delivery for delivery in due if self._may_be_sent(delivery)]
-        if sendable:
-            self._send(sendable)
-
-    def confirm_by_query(self) -> None:
-        """Ask the destination for what it took; what it lost is sent again."""
-        by_study: dict[str, list[DueDelivery]] = {}
-        for delivery in self._outbox.unconfirmed(self._name):
-            by_study.setdefault(delivery.study_uid, []).append(delivery)
-        for study_uid, deliveries in by_study.items():
+        kinds = {}
+        for delivery in due:
             try:
-                kept = scu.holds(self._address, study_uid, [d.sop_instance_uid for d in deliveries])
-            except (PeerUnreachable, PeerRefused) as error:
-                log.warning("confirmation postponed", destination=self._name, reason=str(error))
-                return
-            for delivery in deliveries:
-                if delivery.sop_instance_uid in kept:
-                    self._outbox.confirmed(delivery, "found by C-FIND")
-                else:
-                    self._retry(delivery, "the destination took it and does not list it")
-
-    def _may_be_sent(self, delivery: DueDelivery) -> bool:
-        if self._outbox.superseded(delivery):
-            self._outbox.withdraw(
-                delivery, "a later revision of the series came before it was sent"
-            )
-            return False
-        path = Path(delivery.path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            self._dead(delivery, f"the file cannot be read: {error.strerror}")
-            return False
-        if hashlib.sha256(content).hexdigest() != delivery.sha256:
-            self._dead(delivery, "the file has changed since it was made")
-            return False
-        return True
-
-    def _send(self, due: Sequence[DueDelivery]) -> None:
-        by_path = {Path(delivery.path): delivery for delivery in due}
-        unanswered = dict(by_path)
-        try:
-            for path, answer in scu.store(self._address, by_path):
-                self._judge(unanswered.pop(path), answer)
-        except (PeerUnreachable, PeerRefused) as error:
-            for delivery in unanswered.values():
-                self._retry(delivery, str(error))
-        except CannotUnderstand as error:
-            for delivery in unanswered.values():
+                kinds[delivery] = checked_kind(delivery)
+            except CannotUnderstand as error:
                 self._dead(delivery, str(error))
+        for batch in scu.batches(kinds):
+            try:
+                with scu.storing(self._address, {kinds[one] for one in batch}) as send:
+                    self._send(batch, send, stopping)
+            except (PeerUnreachable, PeerRefused) as error:
+                # nobody is there: all of them wait, each for a while of its own
+                for delivery in batch:
+                    if (tried := self._outbox.begin(delivery)) is not None:
+                        self._retry(tried, str(error))
+                return
+
+    def confirm(self) -> None:
+        """Ask the destination for what it took, if it is time to."""
+        self._confirmer.ask()
+
+    def _send(
+        self,
+        batch: Sequence[DueDelivery],
+        send: Callable[[Path], scu.Answer],
+        stopping: Callable[[], bool],
+    ) -> None:
+        for waiting in batch:
+            if stopping():
+                return
+            delivery = self._outbox.begin(waiting)
+            if delivery is None:
+                continue
+            try:
+                answer = send(Path(delivery.path))
+            except PeerUnreachable as error:
+                # this one may be what breaks the peer; the others are due as before, and go without it
+                self._retry(delivery, str(error))
+                return
+            self._judge(delivery, answer)
 
     def _judge(self, delivery: DueDelivery, answer: scu.Answer) -> None:
         if answer.status is None:
@@ -120,27 +118,22 @@ class Courier:
         elif verdict is Verdict.DEAD:
             self._dead(delivery, said)
         else:
-            self._outbox.sent(delivery, said)
+            if self._answer_confirms:
+                self._outbox.accepted(delivery, said)
+            else:
+                self._outbox.sent(delivery, said, self._settings.confirm_first_seconds)
             log.info(
                 "delivered",
                 destination=self._name,
                 instance=hashed(delivery.sop_instance_uid),
                 status=f"{answer.status:04X}",
             )
-            if self._destination.confirm == "response":
-                self._outbox.confirmed(delivery, "the C-STORE answer counts as confirmation")
 
     def _retry(self, delivery: DueDelivery, reason: str) -> None:
-        attempt = delivery.attempts + 1
-        if attempt >= self._settings.max_attempts:
-            self._dead(delivery, f"{reason}; given up after {attempt} tries")
+        wait = wait_seconds(self._settings, delivery.attempts, self._rng)
+        if wait is None:
+            self._dead(delivery, f"{reason}; given up after {delivery.attempts} tries")
             return
-        wait = backoff_seconds(
-            attempt,
-            first=self._settings.retry_first_seconds,
-            longest=self._settings.retry_longest_seconds,
-            rng=self._rng,
-        )
         self._outbox.retry(delivery, reason, wait)
         log.warning(
             "delivery postponed", destination=self._name, reason=reason, wait=round(wait, 1)
@@ -154,3 +147,46 @@ class Courier:
             instance=hashed(delivery.sop_instance_uid),
             reason=reason,
         )
+
+
+@contextmanager
+def listening_for_reports(settings: Settings, outbox: Outbox) -> Iterator[int | None]:
+    """Listen for storage commitment reports, where the configuration says so; the value is the port."""
+    port = settings.deliver.report_port
+    if port is None:
+        yield None
+        return
+    ae_title = settings.deliver.ae_title or settings.receive.ae_title
+    reported = reported_to(outbox, settings.deliver, random.Random())
+    with reports(ae_title, settings.receive.host, port, reported) as listening_on:
+        log.info("listens for storage commitment reports", port=listening_on)
+        yield listening_on
+
+
+def checked_kind(delivery: DueDelivery) -> scu.Kind:
+    """The kind of a result that is as it was made, and names whom it was made for.
+
+    Raises:
+        CannotUnderstand: the file is gone, has changed, or names another patient, study or instance.
+    """
+    path = Path(delivery.path)
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != delivery.sha256:
+            raise CannotUnderstand("the file has changed since it was made")
+        head = dcmread(path, stop_before_pixels=True, specific_tags=_IDENTITY)
+        kind = scu.kind_of(path)
+    except OSError as error:
+        raise CannotUnderstand(f"the file cannot be read: {error.strerror}") from error
+    except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
+        raise CannotUnderstand(f"the file is not DICOM that can be sent ({error})") from error
+    found = (head.get("PatientID"), head.get("StudyInstanceUID"), head.get("SOPInstanceUID"))
+    meant = (delivery.patient_id, delivery.study_uid, delivery.sop_instance_uid)
+    for what, a, b in zip(("patient", "study", "instance"), found, meant, strict=True):
+        if str(a or "").strip() != b.strip():
+            raise CannotUnderstand(f"the file names another {what} than it was made for")
+    return kind
+
+
+_IDENTITY = ["PatientID", "StudyInstanceUID", "SOPInstanceUID"]

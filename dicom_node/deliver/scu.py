@@ -4,11 +4,11 @@ What comes in: an address and files. What goes out: one answer for each file. A 
 answer; only an association that cannot be had, or that breaks, is an error. No decisions here.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
@@ -21,6 +21,9 @@ from pynetdicom.sop_class import (
 
 from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
 
+T = TypeVar("T")
+
+UNCOMPRESSED = [str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian)]
 MAX_CONTEXTS = 128
 """Presentation contexts of one association (PS3.8 9.3.2.2: odd numbers of one byte)."""
 
@@ -48,12 +51,15 @@ class Answer:
 
 
 @contextmanager
-def associated(address: Address, contexts: Iterable[tuple[str, list[str]]]) -> Iterator[Any]:
+def associated(
+    address: Address, contexts: Iterable[tuple[str, list[str]]], handlers: Sequence[Any] = ()
+) -> Iterator[Any]:
     """An association, released at the end of the block.
 
     Args:
         address: the peer.
         contexts: abstract syntax -> transfer syntaxes to propose.
+        handlers: pynetdicom's event handlers, for what the peer may ask of us.
 
     Raises:
         PeerUnreachable: nobody answers there, or the association broke.
@@ -64,7 +70,9 @@ def associated(address: Address, contexts: Iterable[tuple[str, list[str]]]) -> I
     ae.connection_timeout = min(address.timeout, 10.0)
     for abstract, transfers in contexts:
         ae.add_requested_context(abstract, transfers)
-    association = ae.associate(address.host, address.port, ae_title=address.called_ae)
+    association = ae.associate(
+        address.host, address.port, ae_title=address.called_ae, evt_handlers=list(handlers)
+    )
     if association.is_rejected:
         raise PeerRefused(f"{address} rejected the association{_rejection(association)}")
     if not association.is_established:
@@ -114,19 +122,34 @@ def store(address: Address, files: Iterable[Path]) -> Iterator[tuple[Path, Answe
     """C-STORE files over one association (or more, if they need over 128 contexts).
 
     Yields:
-        Each file with the peer's answer, as it comes.
+        Each file with the peer's answer, as it comes; a file that is not DICOM has no status.
 
     Raises:
         PeerUnreachable: no association, or it broke; files without an answer were not stored.
         PeerRefused: the association was rejected.
-        CannotUnderstand: a file is not DICOM.
     """
-    pending = list(files)
-    heads = [(path, _head(path)) for path in pending]
-    for batch in _batches(heads):
-        with associated(address, _contexts(head for _, head in batch)) as association:
-            for path, _ in batch:
-                yield path, _store_one(association, address, path)
+    kinds: dict[Path, Kind] = {}
+    for path in files:
+        try:
+            kinds[path] = kind_of(path)
+        except CannotUnderstand as error:
+            yield path, Answer(None, str(error))
+    for batch in batches(kinds):
+        with storing(address, {kinds[path] for path in batch}) as send:
+            for path in batch:
+                yield path, send(path)
+
+
+@contextmanager
+def storing(address: Address, kinds: Iterable["Kind"]) -> Iterator[Callable[[Path], Answer]]:
+    """An association that takes these kinds of object; the value sends one file over it.
+
+    Raises:
+        PeerUnreachable: no association; also what the value raises when it breaks.
+        PeerRefused: the association was rejected.
+    """
+    with associated(address, _contexts(kinds)) as association:
+        yield lambda path: _store_one(association, address, path)
 
 
 def holds(address: Address, study_uid: str, sop_instance_uids: Iterable[str]) -> set[str]:
@@ -143,60 +166,103 @@ def holds(address: Address, study_uid: str, sop_instance_uids: Iterable[str]) ->
         query.StudyInstanceUID = study_uid
         query.SeriesInstanceUID = ""
         query.SOPInstanceUID = ""
-        found = set()
-        for status, identifier in peer.send_c_find(query, find):
-            if "Status" not in status:
-                raise PeerUnreachable(f"{address} broke off the C-FIND")
-            if identifier is not None and "SOPInstanceUID" in identifier:
-                found.add(str(identifier.SOPInstanceUID))
-            elif status.Status not in (0x0000, 0xFF00, 0xFF01):
-                raise PeerRefused(f"{address} answered the C-FIND with {status.Status:04X}")
-        return wanted & found
+        matches = _find(peer, address, query, find)
+        return wanted & {str(one.get("SOPInstanceUID", "")) for one in matches}
+
+
+def related_instances(address: Address, study_uid: str, series_uid: str) -> int | None:
+    """How many instances the peer says a series has; None if it does not know the series or the number.
+
+    C-FIND at SERIES level for Number of Series Related Instances (PS3.4 C.6.2.1.3, PS3.3 C.4-11 macro).
+
+    Raises:
+        PeerUnreachable, PeerRefused: the query could not be made.
+    """
+    find = StudyRootQueryRetrieveInformationModelFind
+    with associated(address, [(find, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])]) as peer:
+        query = Dataset()
+        query.QueryRetrieveLevel = "SERIES"
+        query.StudyInstanceUID = study_uid
+        query.SeriesInstanceUID = series_uid
+        query.NumberOfSeriesRelatedInstances = None
+        for match in _find(peer, address, query, find):
+            if str(match.get("SeriesInstanceUID", "")) == series_uid:
+                number = match.get("NumberOfSeriesRelatedInstances")
+                return None if number is None else int(number)
+    return None
+
+
+def _find(peer: Any, address: Address, query: Dataset, model: str) -> list[Dataset]:
+    matches = []
+    for status, identifier in peer.send_c_find(query, model):
+        if "Status" not in status:
+            raise PeerUnreachable(f"{address} broke off the C-FIND")
+        if identifier is not None:
+            matches.append(identifier)
+        elif status.Status not in (0x0000, 0xFF00, 0xFF01):
+            raise PeerRefused(f"{address} answered the C-FIND with {status.Status:04X}")
+    return matches
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class Kind:
+    """What an association must have been negotiated for, to take an object."""
+
     sop_class_uid: str
     transfer_syntax_uid: str
 
 
-def _head(path: Path) -> _Head:
+def kind_of(path: Path) -> Kind:
+    """The kind of a file.
+
+    Raises:
+        CannotUnderstand: it is not a DICOM file, or lacks what a C-STORE needs.
+    """
     try:
         meta = dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-        return _Head(str(meta.SOPClassUID), str(meta.file_meta.TransferSyntaxUID))
+        return Kind(str(meta.SOPClassUID), str(meta.file_meta.TransferSyntaxUID))
     except (InvalidDicomError, AttributeError, OSError, EOFError, ValueError) as error:
         raise CannotUnderstand(
             f"{path.name}: not a DICOM file that can be sent ({error})"
         ) from error
 
 
-def _contexts(heads: Iterable[_Head]) -> list[tuple[str, list[str]]]:
-    """One context for each (class, encoding): a peer that knows only implicit VR still takes ours."""
-    uncompressed = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-    contexts: dict[tuple[str, str], list[str]] = {}
-    for head in heads:
-        plain = head.transfer_syntax_uid in uncompressed
-        proposed = uncompressed if plain else [head.transfer_syntax_uid]
-        contexts[(head.sop_class_uid, proposed[0])] = list(proposed)
-    return [(abstract, transfers) for (abstract, _), transfers in contexts.items()]
-
-
-def _batches(heads: list[tuple[Path, _Head]]) -> Iterator[list[tuple[Path, _Head]]]:
-    batch: list[tuple[Path, _Head]] = []
-    kinds: set[_Head] = set()
-    for path, head in heads:
-        if head not in kinds and len(kinds) == MAX_CONTEXTS:
+def batches(kinds: Mapping[T, Kind]) -> Iterator[list[T]]:
+    """Things to send in lists, each of which one association's presentation contexts suffice for."""
+    batch: list[T] = []
+    proposed: set[Kind] = set()
+    for thing, kind in kinds.items():
+        # a compressed kind may need two contexts
+        if kind not in proposed and len(proposed) == MAX_CONTEXTS // 2:
             yield batch
-            batch, kinds = [], set()
-        batch.append((path, head))
-        kinds.add(head)
+            batch, proposed = [], set()
+        batch.append(thing)
+        proposed.add(kind)
     if batch:
         yield batch
 
 
+def _contexts(kinds: Iterable[Kind]) -> list[tuple[str, list[str]]]:
+    """One context for each (class, encoding), and for what is compressed also an uncompressed one.
+
+    A peer that knows only implicit VR still takes ours, and one that knows no compression too.
+    """
+    contexts: dict[tuple[str, str], list[str]] = {}
+    for kind in sorted(kinds, key=lambda kind: (kind.sop_class_uid, kind.transfer_syntax_uid)):
+        contexts[(kind.sop_class_uid, UNCOMPRESSED[0])] = UNCOMPRESSED
+        if kind.transfer_syntax_uid not in UNCOMPRESSED:
+            syntax = kind.transfer_syntax_uid
+            contexts[(kind.sop_class_uid, syntax)] = [syntax]
+    return [(abstract, list(transfers)) for (abstract, _), transfers in contexts.items()]
+
+
 def _store_one(association: Any, address: Address, path: Path) -> Answer:
     try:
-        status = association.send_c_store(read_file(path))
+        data_set = read_file(path)
+        _decompress_for(association, data_set)
+        status = association.send_c_store(data_set)
+    except CannotUnderstand as error:
+        return Answer(None, str(error))
     except ValueError as error:  # no accepted context for this class and encoding
         return Answer(None, f"not accepted by {address}: {error}")
     except RuntimeError as error:  # the association went away before the request
@@ -204,6 +270,19 @@ def _store_one(association: Any, address: Address, path: Path) -> Answer:
     if "Status" not in status:
         raise PeerUnreachable(f"{address} did not answer a C-STORE")
     return Answer(int(status.Status), str(status.get("ErrorComment", "")))
+
+
+def _decompress_for(association: Any, data_set: Dataset) -> None:
+    """Decompress what the peer takes only uncompressed."""
+    accepted = {
+        syntax
+        for context in association.accepted_contexts
+        if context.abstract_syntax == data_set.SOPClassUID
+        for syntax in context.transfer_syntax
+    }
+    syntax = data_set.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax not in accepted and accepted & set(UNCOMPRESSED):
+        data_set.decompress(generate_instance_uid=False)
 
 
 def _rejection(association: Any) -> str:

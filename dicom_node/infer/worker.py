@@ -65,7 +65,7 @@ class Worker:
         """Claim and answer jobs until `stop` is set."""
         self._warm_up()
         while not stop.is_set():
-            job = self._queue.claim(self._owner)
+            job = self._queue.claim(self._owner, self._settings.infer.concurrency)
             if job is None:
                 stop.wait(POLL_SECONDS)
             else:
@@ -146,7 +146,9 @@ class Worker:
                 segmentation="labelmap" if encoding == "labelmap" else "binary",
             )
             given, files = composed(ctx, given)
-            folder = self._settings.results_dir / job.job_key[:32] / encoding
+            # a worker that lost its lease and lives may not write over what another commits
+            claim = f"{job.job_key[:32]}-{job.lease.job_id}-{job.lease.token}"
+            folder = self._settings.results_dir / claim / encoding
             made = write(files, folder)
             for name in names:
                 taken = self._settings.destination[name].objects

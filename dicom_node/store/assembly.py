@@ -6,14 +6,30 @@ in the same transaction. Owns: one job for each (revision, model, model digest, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, exists, insert, select
+from sqlalchemy import Connection, Engine, insert, select, update
 
-from dicom_node.lifecycle import InstanceState, JobState, SeriesState
+from dicom_node.lifecycle import (
+    InstanceState,
+    JobState,
+    SeriesState,
+    learned_idle_seconds,
+    longest_pause,
+    remembered_pause,
+)
 from dicom_node.records import Ending, InstanceFacts, NewJob, OpenSeries, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.dialect import insert_or_ignore
-from dicom_node.store.tables import association, instance, job, job_input, series
+from dicom_node.store.tables import (
+    association,
+    carriage,
+    instance,
+    job,
+    job_input,
+    series,
+    source,
+)
 from dicom_node.store.transitions import began, move
 
 
@@ -24,6 +40,7 @@ class Revision:
     id: int
     instances: int
     state: SeriesState
+    expected: int | None
 
 
 class Assembly:
@@ -36,7 +53,7 @@ class Assembly:
         """Revisions that are OPEN, or STABLE and not yet routed, oldest first."""
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(series.c.id, series.c.instances, series.c.state)
+                select(series.c.id, series.c.instances, series.c.state, series.c.expected)
                 .where(series.c.state.in_((SeriesState.OPEN, SeriesState.STABLE)))
                 .order_by(series.c.id)
             )
@@ -57,26 +74,37 @@ class Assembly:
                 attributes=row.attributes,
                 instances=_facts(connection, key),
                 sending=_still_sending(connection, key.study_uid),
-                released=_all_released(connection, key),
+                released=_released(connection, key),
+                expected=row.expected,
+                idle_seconds=_learned_idle_seconds(connection, row.calling_ae),
+                study_patient_ids=_study_patient_ids(connection, key.study_uid),
             )
 
-    def hold(self, series_id: int, reason: str) -> bool:
-        """OPEN or STABLE -> HELD."""
-        return self._leave_waiting(series_id, SeriesState.HELD, reason)
+    def hold(self, series_id: int, instances: int, reason: str) -> bool:
+        """OPEN -> HELD, unless another instance came since the verdict was formed."""
+        with writing(self._engine) as connection:
+            return _judged(connection, series_id, instances, SeriesState.HELD, reason) is not None
 
     def stable(self, series_id: int, instances: int, reason: str) -> bool:
         """OPEN -> STABLE, unless another instance came since the verdict was formed."""
         with writing(self._engine) as connection:
-            current = connection.execute(
-                select(series.c.instances).where(series.c.id == series_id).with_for_update()
-            ).scalar_one()
-            if current != instances:
-                return False
-            return move(connection, series, series_id, SeriesState.OPEN, SeriesState.STABLE, reason)
+            row = _judged(connection, series_id, instances, SeriesState.STABLE, reason)
+            if row is not None:
+                _learn(connection, row.calling_ae, SeriesKey(row.study_uid, row.series_uid))
+            return row is not None
+
+    def expect(self, series_id: int, instances: int) -> None:
+        """Note how many instances the sender says the series has."""
+        with writing(self._engine) as connection:
+            connection.execute(
+                update(series).where(series.c.id == series_id).values(expected=instances)
+            )
 
     def no_route(self, series_id: int, reason: str) -> bool:
         """STABLE -> NO_ROUTE."""
-        return self._leave_waiting(series_id, SeriesState.NO_ROUTE, reason)
+        with writing(self._engine) as connection:
+            stable, no_route = SeriesState.STABLE, SeriesState.NO_ROUTE
+            return move(connection, series, series_id, stable, no_route, reason)
 
     def queue(self, series_id: int, jobs: Sequence[NewJob], reason: str) -> bool:
         """STABLE -> QUEUED, with its jobs and their frozen input in the same transaction."""
@@ -89,18 +117,30 @@ class Assembly:
                 create_job(connection, series_id, new)
         return True
 
-    def _leave_waiting(self, series_id: int, new: SeriesState, reason: str) -> bool:
-        with writing(self._engine) as connection:
-            old = connection.execute(
-                select(series.c.state).where(series.c.id == series_id).with_for_update()
-            ).scalar_one()
-            if old not in (SeriesState.OPEN, SeriesState.STABLE):
-                return False
-            return move(connection, series, series_id, old, new, reason)
+
+def _judged(
+    connection: Connection, series_id: int, instances: int, new: SeriesState, reason: str
+) -> Any:
+    """Move a revision that is still as it was judged, and return its row; None if it is not."""
+    row = connection.execute(select(series).where(series.c.id == series_id).with_for_update()).one()
+    if row.instances != instances:
+        return None
+    moved = move(connection, series, series_id, SeriesState.OPEN, new, reason)
+    return row if moved else None
 
 
-def create_job(connection: Connection, series_id: int, new: NewJob) -> int | None:
-    """Insert a job and freeze its input; None if the very same job exists."""
+def create_job(
+    connection: Connection, series_id: int, new: NewJob, run: int = 0, reason: str = ""
+) -> int | None:
+    """Insert a job and freeze its input; None if the very same job exists.
+
+    Args:
+        connection: a transaction that writes.
+        series_id: the revision.
+        new: what to run.
+        run: 0, or how often an operator had it run again; its results have UIDs of their own.
+        reason: why the job begins, if not for its route.
+    """
     job_id = connection.execute(
         insert_or_ignore(connection, job)
         .values(
@@ -109,7 +149,9 @@ def create_job(connection: Connection, series_id: int, new: NewJob) -> int | Non
             model=new.model,
             model_digest=new.model_digest,
             settings_digest=new.settings_digest,
+            run=run,
             route=new.route,
+            destinations=list(new.destinations),
             priority=new.priority,
             attempts=0,
             deaths=0,
@@ -132,7 +174,7 @@ def create_job(connection: Connection, series_id: int, new: NewJob) -> int | Non
         .where(job.c.id == job_id, instance.c.state == InstanceState.RECEIVED)
     )
     connection.execute(insert(job_input).from_select(["job_id", "instance_id"], members))
-    began(connection, job, job_id, JobState.QUEUED, f"route {new.route}")
+    began(connection, job, job_id, JobState.QUEUED, reason or f"route {new.route}")
     return int(job_id)
 
 
@@ -158,20 +200,69 @@ def _facts(connection: Connection, key: SeriesKey) -> tuple[InstanceFacts, ...]:
 
 
 def _still_sending(connection: Connection, study_uid: str) -> bool:
-    carried = exists().where(
-        instance.c.association_id == association.c.id, instance.c.study_uid == study_uid
-    )
     found = connection.execute(
-        select(association.c.id).where(association.c.ending.is_(None), carried).limit(1)
+        select(association.c.id)
+        .join(carriage, carriage.c.association_id == association.c.id)
+        .where(carriage.c.study_uid == study_uid, association.c.ending.is_(None))
+        .limit(1)
     ).first()
     return found is not None
 
 
-def _all_released(connection: Connection, key: SeriesKey) -> bool:
-    endings = connection.execute(
-        select(association.c.ending)
-        .join(instance, instance.c.association_id == association.c.id)
-        .where(instance.c.study_uid == key.study_uid, instance.c.series_uid == key.series_uid)
+def _released(connection: Connection, key: SeriesKey) -> bool:
+    """Whether every association that carried the series was released.
+
+    One that broke is made good by a later one that carried the series too and was released: the sender
+    tried again.
+    """
+    carriers = connection.execute(
+        select(association.c.ending, association.c.opened_at, association.c.ended_at)
+        .join(carriage, carriage.c.association_id == association.c.id)
+        .where(carriage.c.study_uid == key.study_uid, carriage.c.series_uid == key.series_uid)
+    ).all()
+    released = [one for one in carriers if one.ending is Ending.RELEASED]
+    return bool(released) and all(
+        one.ending is Ending.RELEASED
+        or (one.ended_at and any(later.opened_at >= one.ended_at for later in released))
+        for one in carriers
+    )
+
+
+def _study_patient_ids(connection: Connection, study_uid: str) -> tuple[str, ...]:
+    found = connection.execute(
+        select(series.c.patient_id)
+        .where(series.c.study_uid == study_uid)
         .distinct()
+        .order_by(series.c.patient_id)
+    )
+    return tuple(found.scalars())
+
+
+def _learned_idle_seconds(connection: Connection, calling_ae: str) -> float | None:
+    row = connection.execute(select(source).where(source.c.calling_ae == calling_ae)).first()
+    return None if row is None else learned_idle_seconds(row.series, row.longest_pause)
+
+
+def _learn(connection: Connection, calling_ae: str, key: SeriesKey) -> None:
+    """Remember the longest pause between two instances of a series, for its sender."""
+    arrivals = connection.execute(
+        select(instance.c.received_at)
+        .where(instance.c.study_uid == key.study_uid, instance.c.series_uid == key.series_uid)
+        .order_by(instance.c.received_at)
     ).scalars()
-    return set(endings) == {Ending.RELEASED}
+    pause = longest_pause(list(arrivals))
+    if pause is None:
+        return
+    connection.execute(
+        insert_or_ignore(connection, source).values(
+            calling_ae=calling_ae, series=0, longest_pause=0.0
+        )
+    )
+    known = connection.execute(
+        select(source).where(source.c.calling_ae == calling_ae).with_for_update()
+    ).one()
+    connection.execute(
+        update(source)
+        .where(source.c.calling_ae == calling_ae)
+        .values(series=known.series + 1, longest_pause=remembered_pause(known.longest_pause, pause))
+    )

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import NullPool
 
 from dicom_node.errors import ConfigurationError
+from dicom_node.store.dialect import one_upgrade_at_a_time
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
@@ -101,5 +102,6 @@ def upgrade(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with writing(engine) as connection:
+        one_upgrade_at_a_time(connection)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -1,16 +1,20 @@
 """The outbox: results that are to reach a destination.
 
 What comes in: what the courier did. What goes out: deliveries that are due. Owns: a delivery ends as
-CONFIRMED, DEAD or WITHDRAWN, and every try is on record. A due time is the one wall-clock value that
-decides anything, so a clock that was set back must not park a delivery: a wait that is longer than the
-longest one the policy knows counts as over.
+CONFIRMED, DEAD or WITHDRAWN; every try is on record before it is made; a result of a superseded revision
+does not begin its way. A due time is the one wall-clock value that decides anything, so a clock that was
+set back must not park a delivery: a wait that is longer than the longest one the policy knows counts as
+over.
 """
 
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, or_, select
+from sqlalchemy import ColumnElement, Engine, or_, select, update
 
-from dicom_node.lifecycle import DeliveryState
+from dicom_node.lifecycle import DeliveryState, SeriesState
 from dicom_node.records import DueDelivery
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.tables import delivery, job, result, series
@@ -33,19 +37,45 @@ class Outbox:
             longest_wait: the longest wait between two tries that the policy knows, in seconds.
             limit: the most to return.
         """
-        now = utc_now()
-        over = or_(
-            delivery.c.due_at <= now,
-            delivery.c.due_at > now + timedelta(seconds=longest_wait),
-        )
-        return self._list(destination, limit, delivery.c.state.in_(WAITING), over)
+        waits = delivery.c.state.in_(WAITING)
+        return self._list(destination, limit, waits, _over(longest_wait))
 
-    def unconfirmed(self, destination: str, limit: int = 200) -> list[DueDelivery]:
-        """Deliveries that the destination took and has not confirmed yet."""
-        return self._list(destination, limit, delivery.c.state == DeliveryState.SENT)
+    def begin(self, due: DueDelivery) -> DueDelivery | None:
+        """Note that a try begins, before anything leaves the node.
 
-    def sent(self, due: DueDelivery, reason: str) -> None:
-        """-> SENT: the destination took it; whether it keeps it is another question."""
+        Returns:
+            The delivery as it is now; None if it is not to be sent any more. A result of a superseded
+            revision is WITHDRAWN here, in the same transaction.
+        """
+        with writing(self._engine) as connection:
+            row = connection.execute(
+                select(delivery.c.state, delivery.c.attempts, series.c.state.label("revision"))
+                .join(result, result.c.id == delivery.c.result_id)
+                .join(job, job.c.id == result.c.job_id)
+                .join(series, series.c.id == job.c.series_id)
+                .where(delivery.c.id == due.id)
+                .with_for_update(of=delivery)
+            ).one()
+            if row.state not in WAITING:
+                return None
+            if row.revision is SeriesState.SUPERSEDED:
+                reason = "a later revision of the series came before it was sent"
+                move(connection, delivery, due.id, row.state, DeliveryState.WITHDRAWN, reason)
+                return None
+            connection.execute(
+                update(delivery).where(delivery.c.id == due.id).values(attempts=row.attempts + 1)
+            )
+        return replace(due, state=row.state, attempts=row.attempts + 1)
+
+    def unconfirmed(
+        self, destination: str, longest_wait: float, limit: int = 200
+    ) -> list[DueDelivery]:
+        """Deliveries that the destination took and that it may now be asked for; arguments as in `due`."""
+        sent = delivery.c.state == DeliveryState.SENT
+        return self._list(destination, limit, sent, _over(longest_wait))
+
+    def sent(self, due: DueDelivery, reason: str, ask_after: float = 0.0) -> None:
+        """-> SENT: the destination took it; whether it keeps it may be asked after so many seconds."""
         with writing(self._engine) as connection:
             move(
                 connection,
@@ -54,9 +84,90 @@ class Outbox:
                 due.state,
                 DeliveryState.SENT,
                 reason,
-                attempts=due.attempts + 1,
+                asks=0,
+                transaction_uid=None,
                 sent_at=utc_now(),
+                due_at=utc_now() + timedelta(seconds=ask_after),
             )
+
+    def accepted(self, due: DueDelivery, reason: str) -> None:
+        """-> SENT -> CONFIRMED in one transaction, where the answer itself counts as confirmation."""
+        with writing(self._engine) as connection:
+            now = utc_now()
+            sent = DeliveryState.SENT
+            if move(connection, delivery, due.id, due.state, sent, reason, sent_at=now):
+                confirmed = DeliveryState.CONFIRMED
+                move(connection, delivery, due.id, sent, confirmed, reason, confirmed_at=now)
+
+    def asked(
+        self, asked: Sequence[DueDelivery], wait: float, transaction_uid: str | None = None
+    ) -> None:
+        """The destination was asked for these and has not said yes; to be asked again after `wait` s.
+
+        Args:
+            asked: deliveries in SENT.
+            wait: seconds.
+            transaction_uid: of the storage commitment request that asked, if it was one.
+        """
+        with writing(self._engine) as connection:
+            connection.execute(
+                update(delivery)
+                .where(
+                    delivery.c.id.in_([one.id for one in asked]),
+                    delivery.c.state == DeliveryState.SENT,
+                )
+                .values(
+                    asks=delivery.c.asks + 1,
+                    transaction_uid=transaction_uid,
+                    due_at=utc_now() + timedelta(seconds=wait),
+                )
+            )
+
+    def reported(
+        self,
+        transaction_uid: str,
+        kept: Collection[str],
+        failed: Mapping[str, str],
+        wait: Callable[[int], float | None],
+    ) -> int:
+        """Take in a storage commitment report (PS3.4 J.3.3): what is kept, and what is not, and why.
+
+        What failed is sent again. A report of a transaction that was never asked for, or that a later
+        one took the place of, changes nothing.
+
+        Args:
+            transaction_uid: of the request.
+            kept: SOP instances that the destination has taken responsibility for.
+            failed: SOP instance -> why not.
+            wait: tries made -> seconds until what failed is sent again; None gives it up.
+
+        Returns:
+            How many deliveries it settled.
+        """
+        settled = 0
+        with writing(self._engine) as connection:
+            rows = connection.execute(
+                select(delivery.c.id, delivery.c.attempts, result.c.sop_instance_uid)
+                .join(result, result.c.id == delivery.c.result_id)
+                .where(
+                    delivery.c.transaction_uid == transaction_uid,
+                    delivery.c.state == DeliveryState.SENT,
+                )
+            ).all()
+            for row in rows:
+                if row.sop_instance_uid in kept:
+                    new, reason = DeliveryState.CONFIRMED, "storage commitment"
+                    values: dict[str, Any] = {"confirmed_at": utc_now()}
+                elif row.sop_instance_uid in failed:
+                    reason = f"storage commitment failed: {failed[row.sop_instance_uid]}"
+                    seconds = wait(row.attempts)
+                    new = DeliveryState.DEAD if seconds is None else DeliveryState.RETRYING
+                    values = {"due_at": utc_now() + timedelta(seconds=seconds or 0.0)}
+                else:
+                    continue
+                sent = DeliveryState.SENT
+                settled += move(connection, delivery, row.id, sent, new, reason, **values)
+        return settled
 
     def confirmed(self, due: DueDelivery, reason: str) -> None:
         """SENT -> CONFIRMED."""
@@ -81,64 +192,33 @@ class Outbox:
                 due.state,
                 DeliveryState.RETRYING,
                 reason,
-                attempts=due.attempts + 1,
                 due_at=utc_now() + timedelta(seconds=wait),
             )
 
     def dead(self, due: DueDelivery, reason: str) -> None:
         """-> DEAD: it is not tried again without an operator's word."""
         with writing(self._engine) as connection:
-            move(
-                connection,
-                delivery,
-                due.id,
-                due.state,
-                DeliveryState.DEAD,
-                reason,
-                attempts=due.attempts + 1,
-            )
+            move(connection, delivery, due.id, due.state, DeliveryState.DEAD, reason)
 
-    def superseded(self, due: DueDelivery) -> bool:
-        """Whether a later revision of the series exists than the one this result was made from."""
-        with reading(self._engine) as connection:
-            mine = connection.execute(
-                select(series.c.study_uid, series.c.series_uid, series.c.revision)
-                .join(job, job.c.series_id == series.c.id)
-                .join(result, result.c.job_id == job.c.id)
-                .join(delivery, delivery.c.result_id == result.c.id)
-                .where(delivery.c.id == due.id)
-            ).one()
-            later = connection.execute(
-                select(series.c.id).where(
-                    series.c.study_uid == mine.study_uid,
-                    series.c.series_uid == mine.series_uid,
-                    series.c.revision > mine.revision,
+    def abandon_unknown(self, destinations: Collection[str]) -> int:
+        """-> DEAD for what is to go where the configuration names no destination any more."""
+        with writing(self._engine) as connection:
+            stranded = connection.execute(
+                select(delivery.c.id, delivery.c.state, delivery.c.destination).where(
+                    delivery.c.state.in_((*WAITING, DeliveryState.SENT)),
+                    delivery.c.destination.not_in(list(destinations)),
                 )
-            ).first()
-            return later is not None
-
-    def withdraw(self, due: DueDelivery, reason: str) -> None:
-        """-> WITHDRAWN: it was never sent, and is not to be sent any more."""
-        with writing(self._engine) as connection:
-            move(connection, delivery, due.id, due.state, DeliveryState.WITHDRAWN, reason)
-
-    def revive(self) -> int:
-        """DEAD -> PENDING for all, on an operator's word; returns how many."""
-        with writing(self._engine) as connection:
-            dead = connection.execute(
-                select(delivery.c.id).where(delivery.c.state == DeliveryState.DEAD)
-            )
+            ).all()
             return sum(
                 move(
                     connection,
                     delivery,
-                    row_id,
+                    row.id,
+                    row.state,
                     DeliveryState.DEAD,
-                    DeliveryState.PENDING,
-                    "tried again on an operator's word",
-                    due_at=utc_now(),
+                    f"no destination {row.destination} is configured",
                 )
-                for row_id in dead.scalars().all()
+                for row in stranded
             )
 
     def _list(
@@ -156,10 +236,20 @@ class Outbox:
                     result.c.sop_class_uid,
                     result.c.sop_instance_uid,
                     result.c.study_uid,
+                    series.c.patient_id,
+                    delivery.c.asks,
                 )
                 .join(result, result.c.id == delivery.c.result_id)
+                .join(job, job.c.id == result.c.job_id)
+                .join(series, series.c.id == job.c.series_id)
                 .where(delivery.c.destination == destination, *conditions)
                 .order_by(delivery.c.id)
                 .limit(limit)
             )
             return [DueDelivery(**row._mapping) for row in rows]
+
+
+def _over(longest_wait: float) -> ColumnElement[bool]:
+    now = utc_now()
+    set_back = now + timedelta(seconds=longest_wait)
+    return or_(delivery.c.due_at <= now, delivery.c.due_at > set_back)

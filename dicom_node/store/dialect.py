@@ -1,6 +1,8 @@
-"""The one construct that SQLite and PostgreSQL spell in modules of their own."""
+"""What SQLite and PostgreSQL do differently, in one place."""
 
-from sqlalchemy import Connection, Table
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -9,3 +11,24 @@ def insert_or_ignore(connection: Connection, table: Table) -> sqlite.Insert | po
     if connection.dialect.name == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     return postgresql.insert(table).on_conflict_do_nothing()
+
+
+def one_claim_at_a_time(connection: Connection) -> None:
+    """Until the transaction ends no other may count what runs; SQLite has one writer anyway."""
+    _advisory_lock(connection, 1)
+
+
+def one_upgrade_at_a_time(connection: Connection) -> None:
+    """Until the transaction ends no other process upgrades the schema."""
+    _advisory_lock(connection, 2)
+
+
+def _advisory_lock(connection: Connection, number: int) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(0x0D1C0300 + number)))
+
+
+def batched(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """Slices of a list that is to stand in an `IN (...)`: older SQLite binds 999 values at most."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,8 +1,9 @@
 """What came in: associations, instances and the series revisions that they open.
 
-What comes in: what a receiver has made durable in the spool. What goes out: rows. Owns two invariants:
-indexing the same record twice changes nothing, and a late instance never changes a revision that was
-already judged; it opens the next one. It never touches the spool.
+What comes in: what a receiver has made durable in the spool. What goes out: rows. Owns three invariants:
+indexing the same record twice changes nothing; a late instance never changes a revision that was already
+judged, it opens the next one; and of the revisions of a series all but the last are SUPERSEDED. It never
+touches the spool.
 """
 
 from collections import defaultdict
@@ -11,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, insert, select, update
+from sqlalchemy import Connection, Engine, func, select, update
 
 from dicom_node.lifecycle import InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Peer, ReceivedInstance, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.dialect import insert_or_ignore
-from dicom_node.store.tables import association, instance, job, series
+from dicom_node.store.dialect import batched, insert_or_ignore
+from dicom_node.store.tables import association, carriage, instance, job, series
 from dicom_node.store.transitions import began, move
 
 SERIES_ATTRIBUTES = (
@@ -84,17 +85,13 @@ class Intake:
             indexed_to: the segment's offset behind the last of them.
         """
         with writing(self._engine) as connection:
-            fresh: dict[SeriesKey, list[ReceivedInstance]] = defaultdict(list)
-            for received in instances:
-                if _insert_instance(connection, received):
-                    key = SeriesKey(received.study_uid, received.series_uid)
-                    fresh[key].append(received)
             peer = connection.execute(
                 select(association.c.calling_ae, association.c.called_ae).where(
                     association.c.id == association_id
                 )
             ).one()
-            for key, members in fresh.items():
+            _note_carriage(connection, association_id, instances)
+            for key, members in _insert_instances(connection, instances).items():
                 _extend_series(connection, key, members, peer)
             connection.execute(
                 update(association)
@@ -122,38 +119,110 @@ class Intake:
             return [OpenAssociation(*row) for row in rows]
 
 
-def _insert_instance(connection: Connection, received: ReceivedInstance) -> bool:
-    """Insert one instance unless the very same content is known; tell whether it is new."""
-    inserted = connection.execute(
-        insert_or_ignore(connection, instance)
-        .values(
-            state=InstanceState.RECEIVED,
-            association_id=received.association_id,
-            segment=received.address.segment,
-            offset=received.address.offset,
-            length=received.address.length,
-            sha256=received.sha256,
-            sop_class_uid=received.sop_class_uid,
-            sop_instance_uid=received.sop_instance_uid,
-            transfer_syntax_uid=received.transfer_syntax_uid,
-            study_uid=received.study_uid,
-            series_uid=received.series_uid,
-            patient_id=received.patient_id,
-            attributes=dict(received.attributes),
-            quarantine=received.quarantine,
-            received_at=received.received_at,
+def _note_carriage(
+    connection: Connection, association_id: str, instances: Sequence[ReceivedInstance]
+) -> None:
+    carried = sorted({(received.study_uid, received.series_uid) for received in instances})
+    for study_uid, series_uid in carried:
+        connection.execute(
+            insert_or_ignore(connection, carriage).values(
+                association_id=association_id, study_uid=study_uid, series_uid=series_uid
+            )
         )
-        .returning(instance.c.id)
-    ).scalar()
-    if inserted is None:
-        return False
-    same_uid = instance.c.sop_instance_uid == received.sop_instance_uid
-    others = connection.execute(
-        select(func.count()).select_from(instance).where(same_uid, instance.c.id != inserted)
-    ).scalar_one()
-    if others:
-        connection.execute(update(instance).where(same_uid).values(quarantine=CONFLICT))
-    return True
+
+
+def _insert_instances(
+    connection: Connection, instances: Sequence[ReceivedInstance]
+) -> dict[SeriesKey, list[ReceivedInstance]]:
+    """Insert what is not known yet; returns it by series, in the order of arrival."""
+    by_content = {(one.sop_instance_uid, one.sha256): one for one in reversed(instances)}
+    if not by_content:
+        return {}
+    new = connection.execute(
+        insert_or_ignore(connection, instance).returning(
+            instance.c.sop_instance_uid, instance.c.sha256
+        ),
+        # in one order everywhere, so that two senders of one study wait for each other, not both
+        [_values(by_content[content]) for content in sorted(by_content)],
+    )
+    inserted = {(row.sop_instance_uid, row.sha256) for row in new}
+    _quarantine_conflicts(connection, {uid for uid, _ in inserted})
+    inserted |= _restore_purged(connection, by_content, set(by_content) - inserted)
+    fresh: dict[SeriesKey, list[ReceivedInstance]] = defaultdict(list)
+    for content, received in reversed(by_content.items()):
+        if content in inserted:
+            fresh[SeriesKey(received.study_uid, received.series_uid)].append(received)
+    return dict(sorted(fresh.items(), key=lambda item: item[0].series_uid))
+
+
+def _values(received: ReceivedInstance) -> dict[str, Any]:
+    return {
+        "state": InstanceState.RECEIVED,
+        "association_id": received.association_id,
+        "segment": received.address.segment,
+        "offset": received.address.offset,
+        "length": received.address.length,
+        "sha256": received.sha256,
+        "sop_class_uid": received.sop_class_uid,
+        "sop_instance_uid": received.sop_instance_uid,
+        "transfer_syntax_uid": received.transfer_syntax_uid,
+        "study_uid": received.study_uid,
+        "series_uid": received.series_uid,
+        "patient_id": received.patient_id,
+        "attributes": dict(received.attributes),
+        "quarantine": received.quarantine,
+        "received_at": received.received_at,
+    }
+
+
+def _quarantine_conflicts(connection: Connection, uids: set[str]) -> None:
+    """Two contents under one SOP Instance UID: nobody can tell which is meant, so neither is used."""
+    for some in batched(sorted(uids)):
+        twice = connection.execute(
+            select(instance.c.sop_instance_uid)
+            .where(instance.c.sop_instance_uid.in_(some))
+            .group_by(instance.c.sop_instance_uid)
+            .having(func.count() > 1)
+        )
+        conflicting = list(twice.scalars())
+        if conflicting:
+            connection.execute(
+                update(instance)
+                .where(instance.c.sop_instance_uid.in_(conflicting))
+                .values(quarantine=CONFLICT)
+            )
+
+
+def _restore_purged(
+    connection: Connection,
+    by_content: Mapping[tuple[str, str], ReceivedInstance],
+    known: set[tuple[str, str]],
+) -> set[tuple[str, str]]:
+    """PURGED -> RECEIVED for what was sent once more: its bytes are here again, at another place."""
+    restored = set()
+    for some in batched(sorted({uid for uid, _ in known})):
+        purged = connection.execute(
+            select(instance.c.id, instance.c.sop_instance_uid, instance.c.sha256).where(
+                instance.c.sop_instance_uid.in_(some), instance.c.state == InstanceState.PURGED
+            )
+        ).all()
+        for row in purged:
+            content = (row.sop_instance_uid, row.sha256)
+            if content not in known:
+                continue
+            values = _values(by_content[content])
+            del values["state"], values["quarantine"]
+            move(
+                connection,
+                instance,
+                row.id,
+                InstanceState.PURGED,
+                InstanceState.RECEIVED,
+                "received once more",
+                **values,
+            )
+            restored.add(content)
+    return restored
 
 
 def _extend_series(
@@ -164,54 +233,97 @@ def _extend_series(
 ) -> None:
     """Add new instances to the open revision of their series, or open the next revision."""
     latest = _latest_revision(connection, key)
-    last_received = members[-1].received_at
-    if latest is not None and latest.state is SeriesState.OPEN:
-        connection.execute(
-            update(series)
-            .where(series.c.id == latest.id)
-            .values(instances=series.c.instances + len(members), last_received_at=last_received)
-        )
+    if latest is None and not _open(connection, key, members, peer, None):
+        # another receiver opened it in this very moment
+        latest = _latest_revision(connection, key)
+    if latest is None:
         return
+    if latest.state is not SeriesState.OPEN:
+        _supersede(connection, latest)
+        _open(connection, key, members, peer, latest)
+        return
+    connection.execute(
+        update(series)
+        .where(series.c.id == latest.id)
+        .values(
+            instances=series.c.instances + len(members),
+            last_received_at=members[-1].received_at,
+        )
+    )
+
+
+def _open(
+    connection: Connection,
+    key: SeriesKey,
+    members: Sequence[ReceivedInstance],
+    peer: Any,
+    latest: Any,
+) -> bool:
+    """Insert the next revision; False if it is there already."""
     first = members[0]
-    revision = 1 if latest is None else latest.revision + 1
     row_id = connection.execute(
-        insert(series)
+        insert_or_ignore(connection, series)
         .values(
             state=SeriesState.OPEN,
             study_uid=key.study_uid,
             series_uid=key.series_uid,
-            revision=revision,
-            patient_id=first.patient_id,
+            revision=1 if latest is None else latest.revision + 1,
+            patient_id=first.patient_id if latest is None else latest.patient_id,
             calling_ae=peer.calling_ae,
             called_ae=peer.called_ae,
-            instances=len(members) + (0 if latest is None else latest.instances),
-            attributes=_series_attributes(first.attributes),
+            instances=_known_instances(connection, key),
+            expected=None if latest is None else latest.expected,
+            attributes=(
+                _series_attributes(first.attributes) if latest is None else latest.attributes
+            ),
             first_received_at=first.received_at,
-            last_received_at=last_received,
+            last_received_at=members[-1].received_at,
         )
         .returning(series.c.id)
-    ).scalar_one()
+    ).scalar()
+    if row_id is None:
+        return False
     reason = "first instance" if latest is None else "an instance came after the series was judged"
     began(connection, series, row_id, SeriesState.OPEN, reason)
-    if latest is not None:
-        _cancel_queued_jobs(connection, latest.id, revision)
+    return True
+
+
+def _known_instances(connection: Connection, key: SeriesKey) -> int:
+    return connection.execute(
+        select(func.count())
+        .select_from(instance)
+        .where(
+            instance.c.study_uid == key.study_uid,
+            instance.c.series_uid == key.series_uid,
+            instance.c.state == InstanceState.RECEIVED,
+        )
+    ).scalar_one()
 
 
 def _latest_revision(connection: Connection, key: SeriesKey) -> Any:
-    return connection.execute(
+    latest = (
         select(series)
         .where(series.c.study_uid == key.study_uid, series.c.series_uid == key.series_uid)
         .order_by(series.c.revision.desc())
         .limit(1)
         .with_for_update()
-    ).one_or_none()
+    )
+    found = connection.execute(latest).one_or_none()
+    while found is not None and found.state is SeriesState.SUPERSEDED:
+        # another receiver held the row, and opened a revision that this statement could not see yet
+        found = connection.execute(latest).one_or_none()
+    return found
 
 
-def _cancel_queued_jobs(connection: Connection, series_id: int, revision: int) -> None:
-    waiting = select(job.c.id).where(job.c.series_id == series_id, job.c.state == JobState.QUEUED)
-    for job_id in connection.execute(waiting).scalars().all():
-        reason = f"revision {revision} of the series began"
-        move(connection, job, job_id, JobState.QUEUED, JobState.CANCELLED, reason)
+def _supersede(connection: Connection, latest: Any) -> None:
+    """The last revision counts no more: jobs that have not ended are cancelled, also those that run."""
+    reason = f"revision {latest.revision + 1} of the series began"
+    move(connection, series, latest.id, latest.state, SeriesState.SUPERSEDED, reason)
+    unfinished = select(job.c.id, job.c.state).where(
+        job.c.series_id == latest.id, job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+    )
+    for job_id, state in connection.execute(unfinished.with_for_update()).all():
+        move(connection, job, job_id, state, JobState.CANCELLED, reason)
 
 
 def _series_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:

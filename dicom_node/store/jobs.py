@@ -8,13 +8,15 @@ raises `beat`, and whoever watches compares beats by a monotonic clock of its ow
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, insert, select, update
 
 from dicom_node.errors import StaleLease
 from dicom_node.lifecycle import MAX_WORKER_DEATHS, DeliveryState, JobState
 from dicom_node.records import (
     ClaimedJob,
+    EarlierResult,
     Lease,
     Outcome,
     ResultObject,
@@ -23,9 +25,12 @@ from dicom_node.records import (
     StoredInstance,
 )
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.dialect import insert_or_ignore
+from dicom_node.store.dialect import insert_or_ignore, one_claim_at_a_time
 from dicom_node.store.tables import delivery, instance, job, job_input, result, series
 from dicom_node.store.transitions import began, move
+
+FAIR_SHARE = 5
+"""One claim in so many goes to the oldest job, however urgent others are."""
 
 
 class JobQueue:
@@ -33,19 +38,28 @@ class JobQueue:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._claims = 0
 
-    def claim(self, owner: str) -> ClaimedJob | None:
+    def claim(self, owner: str, limits: Mapping[str, int] | None = None) -> ClaimedJob | None:
         """Take the most urgent job, oldest first among equals; None if there is none.
+
+        Every `FAIR_SHARE`-th claim takes the oldest job whatever its priority, so that none waits for ever.
 
         Args:
             owner: who claims, for people.
+            limits: model -> how many of its jobs may run at once; a model without one has no limit.
         """
         with writing(self._engine) as connection:
+            self._claims += 1
+            urgency = () if self._claims % FAIR_SHARE == 0 else (job.c.priority.desc(),)
             row = connection.execute(
                 select(job, series.c.study_uid, series.c.series_uid, series.c.revision)
                 .join(series, series.c.id == job.c.series_id)
-                .where(job.c.state == JobState.QUEUED)
-                .order_by(job.c.priority.desc(), job.c.id)
+                .where(
+                    job.c.state == JobState.QUEUED,
+                    job.c.model.not_in(_at_their_limit(connection, limits or {})),
+                )
+                .order_by(*urgency, job.c.id)
                 .limit(1)
                 .with_for_update(skip_locked=True, of=job)
             ).one_or_none()
@@ -65,19 +79,7 @@ class JobQueue:
                 attempts=row.attempts + 1,
                 started_at=utc_now(),
             )
-            instances = _frozen_input(connection, row.id)
-            return ClaimedJob(
-                lease=lease,
-                key=SeriesKey(row.study_uid, row.series_uid),
-                revision=row.revision,
-                model=row.model,
-                model_digest=row.model_digest,
-                settings_digest=row.settings_digest,
-                route=row.route,
-                attempt=row.attempts + 1,
-                instances=instances,
-                job_key=_job_key(instances, row.model, row.model_digest, row.settings_digest),
-            )
+            return _claimed(connection, row, lease)
 
     def beat(self, lease: Lease) -> None:
         """Say that the worker lives.
@@ -118,7 +120,10 @@ class JobQueue:
         reason: str,
         results: Mapping[str, Sequence[ResultObject]],
     ) -> None:
-        """RUNNING -> FAILED, with the report that says why. Arguments and errors as in `finish`."""
+        """RUNNING -> FAILED, with the report that says why. Arguments and errors as in `finish`.
+
+        A job whose workers died too often is POISON instead.
+        """
         self._end(lease, JobState.FAILED, Outcome.FAILED, reason, results)
 
     def running(self) -> dict[Lease, int]:
@@ -134,6 +139,8 @@ class JobQueue:
     def take_back(self, lease: Lease, reason: str) -> JobState | None:
         """RUNNING -> QUEUED after a worker's death, or -> POISON after too many.
 
+        After `MAX_WORKER_DEATHS` there is one claim more, for the report alone (`ClaimedJob.report_only`).
+
         Returns:
             The new state; None if the lease was not out any more.
         """
@@ -144,7 +151,7 @@ class JobQueue:
             if deaths is None:
                 return None
             deaths += 1
-            new = JobState.POISON if deaths >= MAX_WORKER_DEATHS else JobState.QUEUED
+            new = JobState.POISON if deaths > MAX_WORKER_DEATHS else JobState.QUEUED
             # the token moves on here too, so that a worker that was only slow finds its lease gone
             move(
                 connection,
@@ -155,6 +162,7 @@ class JobQueue:
                 reason,
                 deaths=deaths,
                 token=lease.token + 1,
+                ended_at=utc_now() if new is JobState.POISON else None,
             )
             return new
 
@@ -167,11 +175,13 @@ class JobQueue:
         results: Mapping[str, Sequence[ResultObject]],
     ) -> None:
         with writing(self._engine) as connection:
-            held = connection.execute(
-                select(job.c.id).where(*_held(lease)).with_for_update()
-            ).first()
-            if held is None:
+            deaths = connection.execute(
+                select(job.c.deaths).where(*_held(lease)).with_for_update()
+            ).scalar()
+            if deaths is None:
                 raise StaleLease(f"job {lease.job_id}")
+            if state is JobState.FAILED and deaths >= MAX_WORKER_DEATHS:
+                state = JobState.POISON
             move(
                 connection,
                 job,
@@ -195,6 +205,67 @@ def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
     )
 
 
+def _at_their_limit(connection: Connection, limits: Mapping[str, int]) -> list[str]:
+    """Models of which as many jobs run as may."""
+    if not limits:
+        return []
+    one_claim_at_a_time(connection)
+    running = connection.execute(
+        select(job.c.model, func.count())
+        .where(job.c.state == JobState.RUNNING)
+        .group_by(job.c.model)
+    )
+    return [model for model, count in running if count >= limits.get(model, count + 1)]
+
+
+def _claimed(connection: Connection, row: Any, lease: Lease) -> ClaimedJob:
+    instances = _frozen_input(connection, row.id)
+    poisoned = row.deaths >= MAX_WORKER_DEATHS
+    return ClaimedJob(
+        lease=lease,
+        key=SeriesKey(row.study_uid, row.series_uid),
+        revision=row.revision,
+        model=row.model,
+        model_digest=row.model_digest,
+        settings_digest=row.settings_digest,
+        route=row.route,
+        attempt=row.attempts + 1,
+        instances=instances,
+        job_key=_job_key(instances, row),
+        destinations=tuple(row.destinations),
+        supersedes=_left_the_node(connection, row),
+        report_only=f"the inference worker died {row.deaths} times on it" if poisoned else None,
+    )
+
+
+def _left_the_node(connection: Connection, row: Any) -> tuple[EarlierResult, ...]:
+    """Results of the same model on this series, of earlier revisions or runs, that may be at a PACS."""
+    rows = connection.execute(
+        select(
+            result.c.kind,
+            result.c.sop_class_uid,
+            result.c.sop_instance_uid,
+            result.c.series_uid,
+            result.c.study_uid,
+        )
+        .distinct()
+        .join(job, job.c.id == result.c.job_id)
+        .join(series, series.c.id == job.c.series_id)
+        .join(delivery, delivery.c.result_id == result.c.id)
+        .where(
+            series.c.study_uid == row.study_uid,
+            series.c.series_uid == row.series_uid,
+            job.c.model == row.model,
+            job.c.id < row.id,
+            # an unanswered C-STORE may have arrived
+            delivery.c.attempts > 0,
+            delivery.c.state != DeliveryState.DEAD,
+        )
+        .order_by(result.c.sop_instance_uid)
+    )
+    return tuple(EarlierResult(*earlier) for earlier in rows)
+
+
 def _frozen_input(connection: Connection, job_id: int) -> tuple[StoredInstance, ...]:
     rows = connection.execute(
         select(
@@ -216,11 +287,11 @@ def _frozen_input(connection: Connection, job_id: int) -> tuple[StoredInstance, 
     )
 
 
-def _job_key(
-    instances: Sequence[StoredInstance], model: str, model_digest: str, settings_digest: str
-) -> str:
+def _job_key(instances: Sequence[StoredInstance], row: Any) -> str:
     digest = hashlib.sha256()
-    for part in (model, model_digest, settings_digest, *sorted(i.sha256 for i in instances)):
+    further_run = [f"run {row.run}"] if row.run else []
+    parts = [row.model, row.model_digest, row.settings_digest, *further_run]
+    for part in (*parts, *sorted(i.sha256 for i in instances)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
 
@@ -255,6 +326,7 @@ def _insert_result(
             result_id=result_id,
             destination=destination,
             attempts=0,
+            asks=0,
             due_at=utc_now(),
         )
         .returning(delivery.c.id)

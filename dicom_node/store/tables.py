@@ -1,8 +1,9 @@
 """The schema: one small set of tables, the same on SQLite and PostgreSQL.
 
 Who came (association), what came (instance), what it makes (series revision), what is to be done (job
-and its frozen input), what was made (result), where it goes (delivery), and every move of a state
-(transition). Wall-clock columns are for people; nothing times out by them.
+and its frozen input), what was made (result), where it goes (delivery), every move of a state
+(transition), and what was learned of a sender (source). Wall-clock columns are for people; nothing times
+out by them.
 """
 
 from sqlalchemy import (
@@ -12,6 +13,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Enum,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -64,6 +66,16 @@ association = Table(
 )
 Index("ix_association_ending", association.c.ending)
 
+carriage = Table(
+    "carriage",
+    metadata,
+    # which association carried which series, also where it carried nothing that was new
+    Column("association_id", ForeignKey("association.id"), primary_key=True),
+    Column("study_uid", Uid, primary_key=True),
+    Column("series_uid", Uid, primary_key=True),
+    Index(None, "study_uid", "series_uid"),
+)
+
 instance = Table(
     "instance",
     metadata,
@@ -86,6 +98,7 @@ instance = Table(
     UniqueConstraint("sop_instance_uid", "sha256"),
     Index(None, "series_uid", "study_uid"),
     Index(None, "association_id"),
+    Index(None, "segment"),
 )
 
 series = Table(
@@ -101,6 +114,7 @@ series = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
     Column("instances", Integer, nullable=False),
+    Column("expected", Integer),
     Column("attributes", JSON, nullable=False),
     Column("first_received_at", When, nullable=False),
     Column("last_received_at", When, nullable=False),
@@ -120,7 +134,9 @@ job = Table(
     Column("model", String(64), nullable=False),
     Column("model_digest", String(64), nullable=False),
     Column("settings_digest", String(64), nullable=False),
-    Column("route", String(64), nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("destinations", JSON, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
@@ -130,7 +146,7 @@ job = Table(
     Column("created_at", When, nullable=False),
     Column("started_at", When),
     Column("ended_at", When),
-    UniqueConstraint("series_id", "model", "model_digest", "settings_digest"),
+    UniqueConstraint("series_id", "model", "model_digest", "settings_digest", "run"),
     Index(None, "state", "priority", "id"),
 )
 
@@ -168,11 +184,23 @@ delivery = Table(
     Column("result_id", ForeignKey("result.id"), nullable=False),
     Column("destination", String(64), nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("asks", Integer, nullable=False),
     Column("due_at", When, nullable=False),
+    Column("transaction_uid", Uid),
     Column("sent_at", When),
     Column("confirmed_at", When),
     UniqueConstraint("result_id", "destination"),
-    Index(None, "state", "due_at"),
+    Index(None, "destination", "state", "due_at"),
+    Index(None, "transaction_uid"),
+)
+
+source = Table(
+    "source",
+    metadata,
+    # what was learned of a sender: how long it may be silent within a series
+    Column("calling_ae", String(16), primary_key=True),
+    Column("series", Integer, nullable=False),
+    Column("longest_pause", Float, nullable=False),
 )
 
 transition = Table(

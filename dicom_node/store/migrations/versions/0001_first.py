@@ -42,6 +42,7 @@ def upgrade() -> None:
                 "QUEUED",
                 "HELD",
                 "NO_ROUTE",
+                "SUPERSEDED",
                 name="seriesstate",
                 native_enum=False,
                 length=16,
@@ -56,6 +57,7 @@ def upgrade() -> None:
         sa.Column("calling_ae", sa.String(length=16), nullable=False),
         sa.Column("called_ae", sa.String(length=16), nullable=False),
         sa.Column("instances", sa.Integer(), nullable=False),
+        sa.Column("expected", sa.Integer(), nullable=True),
         sa.Column("attributes", sa.JSON(), nullable=False),
         sa.Column("first_received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_received_at", sa.DateTime(timezone=True), nullable=False),
@@ -70,6 +72,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_series_state"), "series", ["state"], unique=False)
     op.create_index(op.f("ix_series_study_uid"), "series", ["study_uid"], unique=False)
     op.create_table(
+        "source",
+        sa.Column("calling_ae", sa.String(length=16), nullable=False),
+        sa.Column("series", sa.Integer(), nullable=False),
+        sa.Column("longest_pause", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("calling_ae", name=op.f("pk_source")),
+    )
+    op.create_table(
         "transition",
         sa.Column("id", ID, nullable=False),
         sa.Column("entity", sa.String(length=16), nullable=False),
@@ -82,6 +91,24 @@ def upgrade() -> None:
     )
     op.create_index(
         op.f("ix_transition_entity_entity_id"), "transition", ["entity", "entity_id"], unique=False
+    )
+    op.create_table(
+        "carriage",
+        sa.Column("association_id", sa.String(length=36), nullable=False),
+        sa.Column("study_uid", sa.String(length=64), nullable=False),
+        sa.Column("series_uid", sa.String(length=64), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["association_id"], ["association.id"], name=op.f("fk_carriage_association_id")
+        ),
+        sa.PrimaryKeyConstraint(
+            "association_id", "study_uid", "series_uid", name=op.f("pk_carriage")
+        ),
+    )
+    op.create_index(
+        op.f("ix_carriage_study_uid_series_uid"),
+        "carriage",
+        ["study_uid", "series_uid"],
+        unique=False,
     )
     op.create_table(
         "instance",
@@ -116,6 +143,7 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_instance_association_id"), "instance", ["association_id"], unique=False
     )
+    op.create_index(op.f("ix_instance_segment"), "instance", ["segment"], unique=False)
     op.create_index(
         op.f("ix_instance_series_uid_study_uid"),
         "instance",
@@ -157,7 +185,9 @@ def upgrade() -> None:
         sa.Column("model", sa.String(length=64), nullable=False),
         sa.Column("model_digest", sa.String(length=64), nullable=False),
         sa.Column("settings_digest", sa.String(length=64), nullable=False),
-        sa.Column("route", sa.String(length=64), nullable=False),
+        sa.Column("run", sa.Integer(), nullable=False),
+        sa.Column("route", sa.Text(), nullable=False),
+        sa.Column("destinations", sa.JSON(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("deaths", sa.Integer(), nullable=False),
@@ -174,7 +204,8 @@ def upgrade() -> None:
             "model",
             "model_digest",
             "settings_digest",
-            name=op.f("uq_job_series_id_model_model_digest_settings_digest"),
+            "run",
+            name=op.f("uq_job_series_id_model_model_digest_settings_digest_run"),
         ),
     )
     op.create_index(
@@ -232,7 +263,9 @@ def upgrade() -> None:
         sa.Column("result_id", ID, nullable=False),
         sa.Column("destination", sa.String(length=64), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("asks", sa.Integer(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("transaction_uid", sa.String(length=64), nullable=True),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("confirmed_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(["result_id"], ["result.id"], name=op.f("fk_delivery_result_id")),
@@ -241,4 +274,12 @@ def upgrade() -> None:
             "result_id", "destination", name=op.f("uq_delivery_result_id_destination")
         ),
     )
-    op.create_index(op.f("ix_delivery_state_due_at"), "delivery", ["state", "due_at"], unique=False)
+    op.create_index(
+        op.f("ix_delivery_destination_state_due_at"),
+        "delivery",
+        ["destination", "state", "due_at"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_delivery_transaction_uid"), "delivery", ["transaction_uid"], unique=False
+    )
