@@ -43,7 +43,7 @@ def configure(settings: LogSettings) -> None:
 
 def get_logger(name: str) -> Any:
     """A logger that knows which module speaks."""
-    return structlog.get_logger(logger=name)  # a lazy proxy: it obeys `configure`, also a later one
+    return structlog.get_logger(module=name)  # a lazy proxy: it obeys `configure`, also a later one
 
 
 def hashed(uid: str) -> str:
