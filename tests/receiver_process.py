@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -48,10 +49,18 @@ class Process:
         self.process.join()
 
 
-def start(folder: Path, die_at: tuple[str, int] | None = None) -> Process:
+def start(
+    folder: Path,
+    die_at: tuple[str, int] | None = None,
+    *,
+    listen_socket: socket.socket | None = None,
+    receive: dict[str, Any] | None = None,
+) -> Process:
     """Start a receiver; `die_at` names a step and how often it is survived."""
     ours, theirs = _context.Pipe()
-    process = _context.Process(target=_main, args=(folder, theirs, die_at), daemon=True)
+    process = _context.Process(
+        target=_main, args=(folder, theirs, die_at, listen_socket, receive or {}), daemon=True
+    )
     process.start()
     theirs.close()
     address = ours.recv() if ours.poll(60) else None
@@ -59,10 +68,16 @@ def start(folder: Path, die_at: tuple[str, int] | None = None) -> Process:
     return Process(process, address)
 
 
-def _main(folder: Path, pipe: Connection, die_at: tuple[str, int] | None) -> None:
-    settings = receive_settings(folder)
+def _main(
+    folder: Path,
+    pipe: Connection,
+    die_at: tuple[str, int] | None,
+    listen_socket: socket.socket | None,
+    receive: dict[str, Any],
+) -> None:
+    settings = receive_settings(folder, **receive)
     engine = open_database(settings.effective_database_url)
-    receiver = Receiver(settings, Intake(engine))
+    receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket)
     if die_at is not None:
         _arm(*die_at)
     receiver.start()

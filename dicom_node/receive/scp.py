@@ -5,6 +5,7 @@ share. What goes out: instances in custody, rows behind them. Owns the life of t
 can only ever block its own thread. Decisions are `admit`'s, the protocol is `association`'s.
 """
 
+import contextlib
 import selectors
 import socket
 import threading
@@ -26,7 +27,7 @@ from dicom_node.receive.contexts import ContextResult, negotiate, storage_sop_cl
 from dicom_node.receive.custody import Custody, Readiness
 from dicom_node.receive.index import Indexer
 from dicom_node.receive.pdu import AssociateRequest, ProtocolError
-from dicom_node.receive.slots import Slots
+from dicom_node.receive.slots import Slot, Slots
 from dicom_node.receive.tls import server_context
 from dicom_node.receive.transport import Connection, Patience, PeerGone, PeerSilent
 from dicom_node.records import Ending, Peer
@@ -40,6 +41,7 @@ MAX_PDU = 128 << 10
 MAX_HALF_OPEN = 128
 """Connections without an association; above it the oldest of the greediest host is closed."""
 STOP_SECONDS = 15.0
+SLOT_SECONDS = 0.2
 
 
 class Receiver:
@@ -170,7 +172,9 @@ class Receiver:
             self._answer(connection, request)
         except ProtocolError as error:
             log.warning("protocol error", host=connection.host, reason=str(error))
-            self._abort(connection, error)
+            with contextlib.suppress(PeerGone, PeerSilent):
+                connection.send(pdu.abort(error.reason))
+                connection.finish()
         except PeerSilent as error:
             log.warning("peer cut off", host=connection.host, reason=str(error))
         except PeerGone as error:
@@ -188,7 +192,7 @@ class Receiver:
         rejection = admit(applicant, self._rules, congestion=congestion)
         slot = None
         if rejection is None:
-            slot = self._slots.take(connection.host)
+            slot = self._take_slot(connection.host)
             rejection = pdu.TEMPORARY_CONGESTION if slot is None else None
         if slot is None or rejection is not None:
             log.warning("association rejected", **_who(peer), rejection=_written(rejection))
@@ -197,11 +201,25 @@ class Receiver:
             return
         try:
             self._connections.promote(connection)
-            self._associate(connection, request, peer)
+            last_word = self._associate(connection, request, peer)
         finally:
             self._slots.give_back(slot)
+        if last_word is not None:
+            connection.send(last_word)
+            connection.finish()
 
-    def _associate(self, connection: Connection, request: AssociateRequest, peer: Peer) -> None:
+    def _take_slot(self, host: str) -> Slot | None:
+        """A slot, at once or when one becomes free in a moment: a peer may reconnect faster than we tidy."""
+        until = time.monotonic() + SLOT_SECONDS
+        while (slot := self._slots.take(host)) is None:
+            if time.monotonic() > until or self._stopping.wait(0.02):
+                return None
+        return slot
+
+    def _associate(
+        self, connection: Connection, request: AssociateRequest, peer: Peer
+    ) -> bytes | None:
+        """Serve an association to its end; what is to be sent after it, None where nobody listens."""
         receive = self._settings.receive
         answers = negotiate(request.contexts, self._storage)
         accepted = {a.id: a for a in answers if a.result is ContextResult.ACCEPTANCE}
@@ -218,21 +236,19 @@ class Receiver:
         )
         connection.send(accept)
         connection.negotiated()
-        ending, reason = Ending.LOST, ""
+        ending, reason, last_word = Ending.LOST, "", None
         try:
             messages.serve()
-            ending = Ending.RELEASED
+            ending, last_word = Ending.RELEASED, b""
         except AssociationAborted:
             ending, reason = Ending.ABORTED, "the peer aborted"
         except ProtocolError as error:
-            ending, reason = Ending.ABORTED, str(error)
-            self._abort(connection, error)
+            ending, reason, last_word = Ending.ABORTED, str(error), pdu.abort(error.reason)
         except (PeerGone, PeerSilent) as error:
             reason = str(error)
         except Exception as error:
-            reason = "a bug of ours"
+            reason, last_word = "a bug of ours", pdu.abort(pdu.AbortReason.NOT_SPECIFIED)
             _log_bug(error)
-            self._abort(connection, ProtocolError("bug", pdu.AbortReason.NOT_SPECIFIED))
         finally:
             custody.end(ending)
         log.info(
@@ -244,15 +260,7 @@ class Receiver:
             stored=messages.stored,
             refused=messages.refused,
         )
-        if ending is Ending.RELEASED:
-            connection.finish()
-
-    def _abort(self, connection: Connection, error: ProtocolError) -> None:
-        try:
-            connection.send(pdu.abort(error.reason))
-            connection.finish()
-        except (PeerGone, PeerSilent):
-            connection.close()
+        return last_word
 
 
 class _Connections:
