@@ -63,7 +63,7 @@ _NETWORKS: dict[str, Allowed] = {
         HighResNet LocalNet MedNeXt MedNeXtS MedNeXtB MedNeXtM MedNeXtL PatchDiscriminator Quicknat
         RegUNet Regressor ResNet ResNetFeatures SENet SENet154 SEResNet50 SEResNet101 SEResNet152
         SEResNeXt50 SEResNeXt101 SegResNet SegResNetDS SegResNetDS2 SegResNetVAE SwinUNETR UNet UNETR
-        VNet ViT ViTAutoEnc VarAutoEncoder VoxelMorphUNet TopologyInstance DiNTS
+        VNet ViT ViTAutoEnc VarAutoEncoder VoxelMorphUNet TopologyInstance DiNTS HoVerNet
         """)
     },
     "SwinUNETR": Allowed(NETS, ignored=frozenset({"img_size"})),
@@ -102,6 +102,14 @@ _TRANSFORMS |= {
     "FlattenSubKeysd": Allowed(TRANSFORMS),
     "FromMetaTensord": Allowed(TRANSFORMS),
     "Invert": Allowed(TRANSFORMS, ignored=frozenset({"device"})),
+    "AddLabelAsGuidanced": Allowed("monai.apps.nuclick.transforms"),
+    "AddClickSignalsd": Allowed("monai.apps.nuclick.transforms"),
+    "HoVerNetInstanceMapPostProcessingd": Allowed(
+        "monai.apps.pathology.transforms", ignored=frozenset({"device"})
+    ),
+    "HoVerNetNuclearTypePostProcessingd": Allowed(
+        "monai.apps.pathology.transforms", ignored=frozenset({"device"})
+    ),
 }
 
 _WINDOW_PLAN = _names(
@@ -112,6 +120,7 @@ _INFERERS: dict[str, Allowed] = {
     "SlidingWindowInferer": Allowed(INFERERS, ignored=_WINDOW_PLAN),
     "SlidingWindowInfererAdapt": Allowed(INFERERS, ignored=_WINDOW_PLAN),
     "SliceInferer": Allowed(INFERERS, ignored=_WINDOW_PLAN),
+    "SlidingWindowHoVerNetInferer": Allowed("monai.apps.pathology.inferers", ignored=_WINDOW_PLAN),
 }
 
 OWN_NETWORKS: Mapping[str, str] = {

@@ -40,7 +40,10 @@ class LoadedBundle:
         inferer: an inferer of MONAI; it says how to cut, `windows` does the cutting.
         postprocessing: transforms in order, without writers.
         channels: how many the network takes.
-        image_key: the key that the transforms know the image by.
+        image_key: the key that the transforms know the image by, and that the network sees.
+        input_keys: the keys that the bundle's reader would read images to.
+        output_key: the key that the bundle would have saved.
+        is_colour: an RGB model; a grey image is repeated for it.
         rows_first: a projection is handed over as `(C, y, x)`, not as `(C, x, y)`.
         bytes: what the weights take.
     """
@@ -54,6 +57,9 @@ class LoadedBundle:
     postprocessing: tuple[Any, ...]
     channels: int
     image_key: str
+    input_keys: tuple[str, ...]
+    output_key: str
+    is_colour: bool
     rows_first: bool
     bytes: int
 
@@ -94,7 +100,7 @@ def _made(
 ) -> LoadedBundle:
     config_name, config = _configuration(files)
     metadata = _metadata(files, description)
-    resolver = Resolver(config, config_name, device)
+    resolver = Resolver(config, config_name, device, files)
     network = resolver.resolve("network_def")
     if not isinstance(network, nn.Module):
         raise BundleRefused(f"{config_name}: network_def: is no network")
@@ -106,6 +112,7 @@ def _made(
     weights.load_into(network, files)
     _check_heatmap(description, network)
     network = network.eval().requires_grad_(False).to(device)
+    image_key = _image_key(preprocessing)
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     return LoadedBundle(
         description=description,
@@ -116,7 +123,10 @@ def _made(
         inferer=inferer,
         postprocessing=postprocessing,
         channels=channels,
-        image_key=_image_key(preprocessing),
+        image_key=image_key,
+        input_keys=_keys_of(resolver, "preprocessing", "LoadImage") or (image_key,),
+        output_key=next(iter(_keys_of(resolver, "postprocessing", "SaveImage")), "pred"),
+        is_colour=_is_colour(description, metadata, channels),
         rows_first=_rows_first(resolver.raw("preprocessing")),
         bytes=size,
     )
@@ -181,10 +191,19 @@ def _flattened(transforms: Any) -> Iterator[Any]:
             yield transform
 
 
-def _channels(metadata: Mapping[str, Any]) -> int:
+def _input_format(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
     inputs = (metadata.get("network_data_format") or {}).get("inputs") or {}
     image: Mapping[str, Any] = inputs.get("image") or next(iter(inputs.values()), {})
-    channels = image.get("num_channels", 1)
+    return image
+
+
+def _is_colour(description: ModelDescription, metadata: Mapping[str, Any], channels: int) -> bool:
+    says = str(_input_format(metadata).get("format", "")).upper()
+    return description.input.dimensions == 2 and (says == "RGB" or channels == 3)
+
+
+def _channels(metadata: Mapping[str, Any]) -> int:
+    channels = _input_format(metadata).get("num_channels", 1)
     if not isinstance(channels, int) or not 1 <= channels <= 64:
         raise BundleRefused(f"{METADATA}: network_data_format: num_channels is {channels!r}")
     return channels
@@ -227,6 +246,19 @@ def _image_key(preprocessing: tuple[Any, ...]) -> str:
         if keys:
             return str(keys[0])
     return "image"
+
+
+def _keys_of(resolver: Resolver, stage: str, kind: str) -> tuple[str, ...]:
+    """The keys of a stage's last reader or writer, which were dropped; empty where there is none."""
+    steps = (resolver.raw(stage) or {}).get("transforms")
+    if not isinstance(steps, list):
+        return ()
+    found: tuple[str, ...] = ()
+    for index, step in enumerate(steps):
+        if isinstance(step, dict) and short_name(str(step.get("_target_"))) == f"{kind}d":
+            keys = resolver.resolve(f"{stage}#transforms#{index}#keys")
+            found = tuple(keys) if isinstance(keys, list | tuple) else (str(keys),)
+    return found
 
 
 def _rows_first(raw: Any) -> bool:

@@ -29,6 +29,8 @@ def classify(
     output = first_tensor(bundle.network(prepared[None].to(bundle.device)))
     scores = output[0].float().cpu()
     check_finite(scores)
+    if scores.ndim > 2 and scores[0].numel() == 1:
+        scores = scores.flatten()  # a fully convolutional classifier on one field of view
     if scores.ndim > 2:
         raise BundleRefused(
             f"{bundle.description.name}: a classifier gave an output of shape {tuple(output.shape)}"

@@ -5,8 +5,9 @@ class names mean. What goes out: a plain value, an allow-listed object, or an `E
 one argument) that walks its own syntax tree. Anything outside the grammar raises `ExpressionRefused`.
 
 The grammar: literals, lists, tuples, dictionaries, references, arithmetic, comparisons, `and`/`or`/`not`,
-`if`-`else`, subscripts, a few pure functions (`len`, `range`, ...), named dtypes, the device, and calls
-of allow-listed classes. Inside a lambda also `torch.where` and `torch.nan_to_num`.
+`if`-`else`, subscripts, a few pure functions (`len`, `range`, ...), named dtypes, the device, tensors from
+a file of the bundle's own, and calls of allow-listed classes. Inside a lambda also `torch.where` and
+`torch.nan_to_num`.
 
 Invariant: Python's own `eval`, `exec`, `compile`, `import`, attribute access, and formatting are never
 reached. It must not grow a way to name an attribute of a value.
@@ -114,6 +115,9 @@ class Scope(Protocol):
 
     def create(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """An object of an allow-listed class; refuses any other name."""
+
+    def load(self, path: str) -> Any:
+        """What a file of the bundle's own holds, tensors and arrays alone."""
 
     @property
     def device(self) -> torch.device:
@@ -280,6 +284,9 @@ class _Walker:
             return self._scope.device
         if name == "torch.cuda.is_available":
             return self._scope.device.type == "cuda"
+        if name == "torch.load":
+            # where the tensors go and how the file is read is the runner's business
+            return self._scope.load(self.value(node.args[0]))
         keywords = {str(word.arg): self.value(word.value) for word in node.keywords}
         arguments = [self.value(argument) for argument in node.args]
         if name in _FUNCTIONS and not keywords:
@@ -287,6 +294,8 @@ class _Walker:
             return _FUNCTIONS[name](*arguments)
         if name in _TENSOR_FUNCTIONS and self._names:
             return _TENSOR_FUNCTIONS[name](*arguments, **keywords)
+        if name == "torch.from_numpy" and len(arguments) == 1 and not keywords:
+            return torch.as_tensor(arguments[0])
         if "." in name and not arguments:
             return self._scope.create(name, keywords)
         raise ExpressionRefused(f"{_shown(node)}: {name} is not allowed here")

@@ -8,6 +8,7 @@ Invariant: every object comes from `allowed.make`, every expression from `expres
 names file, key and reason.
 """
 
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from dicom_node.errors import BundleRefused
 from dicom_node.infer import allowed
 from dicom_node.infer.expressions import ExpressionRefused, evaluate
+from dicom_node.infer.weights import read_tensors
 
 MAX_DEPTH = 60
 MAX_IDS = 20_000
@@ -28,8 +30,23 @@ _LEFT_OUT = object()
 class Resolver:
     """Resolves ids of one configuration, each once."""
 
-    def __init__(self, config: Mapping[str, Any], file: str, device: torch.device) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        file: str,
+        device: torch.device,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """
+        Args:
+            config: the parsed configuration.
+            file: its name, for refusals.
+            device: the one that the runner chose.
+            files: the bundle's files by relative name, for expressions that load tensors.
+        """
+        # wherever the bundle believes to be, its files are those that were hashed
+        self._config = {**config, "bundle_root": "."}
+        self._files = files or {}
         self._file = file
         self._device = device
         self._done: dict[str, Any] = {}
@@ -73,6 +90,16 @@ class Resolver:
             return allowed.make(name, arguments)
         except allowed.Refusal as refusal:
             raise ExpressionRefused(str(refusal)) from refusal
+
+    def load(self, path: str) -> Any:
+        """`$torch.load(path)` inside an expression: a file of the bundle, tensors and arrays alone."""
+        name = posixpath.normpath(path) if isinstance(path, str) else repr(path)
+        if name not in self._files:
+            raise ExpressionRefused(f"{name} is no file of the bundle")
+        try:
+            return read_tensors(name, self._files[name])
+        except BundleRefused as refused:
+            raise ExpressionRefused(str(refused)) from refused
 
     def raw(self, key: str) -> Any:
         """The plain data at an id; None where there is none."""

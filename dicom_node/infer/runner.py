@@ -8,21 +8,22 @@ Invariants: the image is not written to; `labels.shape == image.array.shape`; wh
 finite, or the job fails.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 import torch
-from monai.data.meta_tensor import MetaTensor
 
 from dicom_node.catalogue import ModelDescription
-from dicom_node.errors import BundleRefused, ModelFailed, NodeError, NotApplicable
+from dicom_node.errors import BundleRefused, ModelFailed, NodeError
 from dicom_node.infer import postprocess
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.classify import classify
-from dicom_node.infer.grids import GridMap, grid_map, to_meta_tensor
+from dicom_node.infer.dictionary import is_dictionary, run_dictionary
+from dicom_node.infer.grids import GridMap, grid_map, labels_to_source
+from dicom_node.infer.inputs import Prepared, check_dimensions, prepare, readable
 from dicom_node.infer.windows import Reduce, WindowPlan, check_finite, slide, whole_image
 from dicom_node.records import (
     Classification,
@@ -30,12 +31,9 @@ from dicom_node.records import (
     Float32,
     Image,
     Prediction,
-    ProjectionImage,
     Segmentation,
 )
 
-MOST_NOT_FINITE = 0.5
-"""Above this share of values that are no numbers there is no image to speak of."""
 SHARE_OF_MEMORY = 0.5
 """Scores on the network's grid may take so much of the free memory; above it only labels are kept."""
 
@@ -54,8 +52,19 @@ def predict(
     return run(load_bundle(description, device or torch.device("cpu")), image)
 
 
-def run(bundle: LoadedBundle, image: Image) -> Prediction:
+def run(
+    bundle: LoadedBundle,
+    image: Image,
+    also: Sequence[Image] = (),
+    prompts: Mapping[str, Any] | None = None,
+) -> Prediction:
     """Run a loaded model.
+
+    Args:
+        bundle: the model.
+        image: what the prediction will lie on.
+        also: further images on its grid, for a model that takes several series at once.
+        prompts: what a person says for the model, by the key that its transforms know it by.
 
     Raises:
         NotApplicable: the image says nothing, or has another number of dimensions than the model takes.
@@ -64,84 +73,35 @@ def run(bundle: LoadedBundle, image: Image) -> Prediction:
     check_dimensions(bundle, image)
     image, notes = readable(image)
     with torch.inference_mode():
-        prepared = _step("preprocessing", lambda: prepare(bundle, image))
-        to = grid_map(image, prepared.affine, prepared.ndim - 1, bundle.rows_first)
+        prepared = _step("preprocessing", lambda: prepare(bundle, image, also, prompts))
+        dimensions = prepared.tensor.ndim - 1
+        to = grid_map(image, prepared.affine, dimensions, bundle.rows_first)
         task = _TASKS[bundle.description.model.task]
-        return _step("network", lambda: task(bundle, image, prepared.as_tensor(), to, notes))
-
-
-def check_dimensions(bundle: LoadedBundle, image: Image) -> None:
-    """Raise `NotApplicable` where a model for volumes is given a projection, or the other way round."""
-    wanted = bundle.description.input.dimensions
-    given = 2 if isinstance(image, ProjectionImage) else 3
-    if wanted != given:
-        kinds = {2: "a single image", 3: "a volume"}
-        raise NotApplicable(f"the series is {kinds[given]}, the model takes {kinds[wanted]}")
-
-
-def readable(image: Image) -> tuple[Image, tuple[str, ...]]:
-    """The image with numbers only, and notes on what was replaced.
-
-    Raises:
-        NotApplicable: it is constant, or most of it is no number.
-    """
-    array, notes = image.array, image.notes
-    # the sum of a float32 array is finite only where every value is, and costs one pass
-    if not np.isfinite(np.add.reduce(array, axis=None, dtype=np.float64)):
-        finite = np.isfinite(array)
-        share = 1.0 - float(finite.mean())
-        if share > MOST_NOT_FINITE:
-            raise NotApplicable(f"{share:.0%} of the image's values are no numbers")
-        lowest = np.float32(array[finite].min())
-        array = np.where(finite, array, lowest)
-        bad = int(finite.size - finite.sum())
-        notes = (*notes, f"{bad} values were no numbers and were taken as {lowest:g}")
-    if array.min() == array.max():
-        raise NotApplicable("every value of the image is the same")
-    return replace(image, array=array, notes=notes), notes
-
-
-def prepare(bundle: LoadedBundle, image: Image) -> MetaTensor:
-    """The image as the network sees it, `(C, i, j[, k])`, with the affine of its grid."""
-    value: Any = to_meta_tensor(image, bundle.channels, bundle.rows_first)
-    data: dict[str, Any] = {bundle.image_key: value}
-    for transform in bundle.preprocessing:
-        try:
-            if getattr(transform, "keys", None):
-                data = transform(data)
-            else:
-                data[bundle.image_key] = transform(data[bundle.image_key])
-        except NodeError:
-            raise
-        except Exception as error:
-            raise ModelFailed(
-                f"preprocessing: {type(transform).__name__}: {_reason(error)}"
-            ) from error
-    value = data[bundle.image_key]
-    if not isinstance(value, MetaTensor):
-        value = MetaTensor(torch.as_tensor(value), affine=torch.eye(4, dtype=torch.float64))
-    return value
+        return _step("network", lambda: task(bundle, image, prepared, to, notes))
 
 
 def _segment(
-    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+    bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Segmentation:
     steps = bundle.postprocessing
+    if is_dictionary(bundle.inferer):
+        labels = labels_to_source(run_dictionary(bundle, prepared), to)
+        return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
     done = postprocess.leading_argmax(steps)
-    if not done and postprocess.inverts_scores(steps) and not _scores_fit(bundle, prepared):
+    if not done and postprocess.inverts_scores(steps) and not _scores_fit(bundle, prepared.tensor):
         done = _argmax_after_invert(steps)
         if done:
             notes = (*notes, "borders are those of the network's grid: memory was short")
-    output = _slide(bundle, prepared, postprocess.argmax if done else None)
+    output = _slide(bundle, prepared.tensor, postprocess.argmax if done else None)
     labels = postprocess.segment(output, steps[done:], to)
     _check_values(bundle, output, labels_only=bool(done))
     return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
 
 
 def _denoise(
-    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+    bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Denoised:
-    values = postprocess.denoise(_slide(bundle, prepared), bundle.postprocessing, to)
+    values = postprocess.denoise(_slide(bundle, prepared.tensor), bundle.postprocessing, to)
     values = values.reshape(image.array.shape)
     beyond, note = _outside_range(bundle, image.array)
     if beyond is not None:
@@ -151,9 +111,9 @@ def _denoise(
 
 
 def _classify(
-    bundle: LoadedBundle, image: Image, prepared: torch.Tensor, to: GridMap, notes: tuple[str, ...]
+    bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Classification:
-    found = classify(bundle, prepared, to, image.array.shape)
+    found = classify(bundle, prepared.tensor, to, image.array.shape)
     return replace(found, notes=(*notes, *found.notes))
 
 

@@ -8,14 +8,23 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+from numpy._core import multiarray
 from torch import nn
 
 from dicom_node.errors import BundleRefused
 
 STATE_DICTS = ("models/model.safetensors", "models/model.pt", "models/model.pth")
+_ARRAYS: list[Any] = [
+    multiarray._reconstruct,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
+]
+"""What a pickled numpy array is made of: constructors of arrays of numbers, nothing that runs code."""
 _WRAPPERS = ("state_dict", "model", "network", "model_state_dict", "net")
 
 
@@ -52,15 +61,27 @@ def _load(network: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     network.load_state_dict(completed, strict=True)
 
 
-def _read(name: str, content: bytes) -> dict[str, torch.Tensor]:
+def read_tensors(name: str, content: bytes) -> Any:
+    """What a pickle holds, if that is tensors, numpy arrays and plain containers alone.
+
+    Raises:
+        BundleRefused: it holds anything else, or cannot be read.
+    """
     try:
-        if name.endswith(".safetensors"):
-            tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
-            return tensors
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_ARRAYS):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise BundleRefused(f"{name}: not readable as tensors alone: {_reason(error)}") from error
-    return _unwrapped(name, loaded)
+
+
+def _read(name: str, content: bytes) -> dict[str, torch.Tensor]:
+    if not name.endswith(".safetensors"):
+        return _unwrapped(name, read_tensors(name, content))
+    try:
+        tensors: dict[str, torch.Tensor] = safetensors.torch.load(content)
+    except Exception as error:
+        raise BundleRefused(f"{name}: not readable as tensors alone: {_reason(error)}") from error
+    return tensors
 
 
 def _unwrapped(name: str, loaded: Any) -> dict[str, torch.Tensor]:
