@@ -31,6 +31,11 @@ ATTENUATION: Code = ("112031", "DCM", "Attenuation Coefficient")
 MR_SIGNAL: Code = ("110852", "DCM", "MR signal intensity")
 ACTIVITY: Code = ("110821", "DCM", "Nuclear Medicine Tomographic Activity")
 
+PROBABILITY: Code = ("122157", "DCM", "Probability")
+PRESENCE: Code = ("705057003", "SCT", "Presence")
+PRESENT: Code = ("52101004", "SCT", "Present")
+ABSENT: Code = ("2667000", "SCT", "Absent")
+
 MEAN: Code = ("373098007", "SCT", "Mean")
 STANDARD_DEVIATION: Code = ("386136009", "SCT", "Standard Deviation")
 MINIMUM: Code = ("255605001", "SCT", "Minimum")
@@ -45,6 +50,7 @@ UNITS: Mapping[str, Code] = MappingProxyType(
         "mm2": ("mm2", "UCUM", "square millimeter"),
         "ml": ("ml", "UCUM", "milliliter"),
         "HU": ("[hnsf'U]", "UCUM", "Hounsfield unit"),
+        "%": ("%", "UCUM", "percent"),
         "1": ("1", "UCUM", "no units"),
         "Bq/ml": ("Bq/ml", "UCUM", "Becquerels/milliliter"),
         "{SUVbw}g/ml": ("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),

@@ -10,7 +10,8 @@ from pydicom import Dataset
 
 from dicom_node.catalogue import ModelDescription
 
-ALL_KINDS = frozenset({"seg", "sr", "denoised", "heatmap", "secondary_capture"})
+DEFAULT_KINDS = frozenset({"seg", "sr", "denoised", "heatmap"})
+ALL_KINDS = DEFAULT_KINDS | {"secondary_capture"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class ComposeContext:
     created_at: datetime
     not_for_clinical_use: bool = True
     device_serial: str = "0"
-    kinds: frozenset[str] = ALL_KINDS
+    kinds: frozenset[str] = DEFAULT_KINDS
     segmentation: Literal["binary", "labelmap"] = "binary"
 
     @property

@@ -37,6 +37,28 @@ def windowed(values: Float32, centre: float, width: float) -> npt.NDArray[np.uin
     return shown
 
 
+def heated(grey: npt.NDArray[np.uint8], heat: Float32) -> npt.NDArray[np.uint8]:
+    """Grey values `(y, x)` with a map in [0, 1] laid over them, from red to yellow; cold is clear."""
+    hot = np.clip(heat, 0, 1)[:, :, None]
+    color = np.concatenate(
+        [np.full_like(hot, 255.0), np.clip((hot - 0.3) * 364, 0, 255), np.zeros_like(hot)], axis=2
+    )
+    opacity = np.clip(hot * 0.8 - 0.1, 0, 0.6)
+    made: npt.NDArray[np.uint8] = (grey[:, :, None] * (1 - opacity) + color * opacity).astype(
+        np.uint8
+    )
+    return made
+
+
+def panel_rgb(
+    picture: npt.NDArray[np.uint8], spacing: tuple[float, float], height: int
+) -> npt.NDArray[np.uint8]:
+    """A picture `(y, x, 3)` scaled to `height`, a millimetre equally long in both directions."""
+    rows, columns = picture.shape[:2]
+    width = max(1, round(columns * spacing[1] * height / (rows * spacing[0])))
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+
+
 def panel(
     grey: npt.NDArray[np.uint8],
     outlined: Sequence[Outlined],

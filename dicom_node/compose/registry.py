@@ -11,11 +11,23 @@ from typing import Any
 from pydicom import Dataset
 
 from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.denoised import denoised_series
 from dicom_node.compose.findings import find
+from dicom_node.compose.grid import instances
+from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures
+from dicom_node.compose.outlines import outline_captures
 from dicom_node.compose.seg import binary_seg
-from dicom_node.compose.sr import outcome_report, segmentation_report
+from dicom_node.compose.sr import classification_report, outcome_report, segmentation_report
 from dicom_node.errors import ComposeError
-from dicom_node.records import Image, Outcome, Prediction, Segmentation, Volume
+from dicom_node.records import (
+    Classification,
+    Denoised,
+    Image,
+    Outcome,
+    Prediction,
+    Segmentation,
+    Volume,
+)
 
 Composer = Callable[[ComposeContext, Any, Any], list[DicomFile]]
 
@@ -45,7 +57,10 @@ def compose_report_only(
     """
     if not headers:
         raise ComposeError("a report needs the header of at least one source instance")
-    return [outcome_report(ctx, headers, outcome, reason)] if "sr" in ctx.kinds else []
+    if "sr" not in ctx.kinds:
+        return []
+    sources = [(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers]
+    return [outcome_report(ctx, headers[0], sources, outcome, reason)]
 
 
 def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -> list[DicomFile]:
@@ -54,10 +69,53 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     findings = find(ctx, image, prediction)
     seg = binary_seg(ctx, image, findings) if findings.found and "seg" in ctx.kinds else None
     made = [seg] if seg is not None else []
+    if "secondary_capture" in ctx.kinds:
+        made += outline_captures(ctx, image, findings)
     if "sr" in ctx.kinds:
         notes = (*image.notes, *prediction.notes, *findings.notes)
         made.append(segmentation_report(ctx, image, findings, seg, notes))
     return made
 
 
-COMPOSERS: Mapping[type, Composer] = MappingProxyType({Segmentation: _segmentation})
+def _classification(
+    ctx: ComposeContext, image: Image, prediction: Classification
+) -> list[DicomFile]:
+    missing = [one.label for one in ctx.model.classes if one.index not in prediction.probabilities]
+    if missing:
+        raise ComposeError(f"the prediction has no probability of {', '.join(missing)}")
+    made: list[DicomFile] = []
+    if "heatmap" in ctx.kinds:
+        for one in ctx.model.classes:
+            heat = prediction.heatmaps.get(one.index)
+            if heat is None:
+                continue
+            if isinstance(image, Volume):
+                made.append(parametric_map(ctx, image, one, heat))
+            number = 1 + sum(file.sop_class_uid == PICTURES.sop_class_uid for file in made)
+            probability = prediction.probabilities[one.index]
+            made += pictures(ctx, image, one, heat, probability, number)
+    if "sr" in ctx.kinds:
+        notes = (*image.notes, *prediction.notes)
+        made.append(classification_report(ctx, image, prediction, made, notes))
+    return made
+
+
+def _denoised(ctx: ComposeContext, image: Image, prediction: Denoised) -> list[DicomFile]:
+    if not isinstance(image, Volume):
+        raise ComposeError("denoising of a projection image is not handled")
+    made = denoised_series(ctx, image, prediction) if "denoised" in ctx.kinds else []
+    if "sr" in ctx.kinds:
+        said = f"a denoised series of {len(image.frames)} slices was made"
+        reason = "; ".join((said, *image.notes, *prediction.notes))
+        sources = instances(image.frames)
+        made.append(outcome_report(ctx, image.headers[0], sources, Outcome.SUCCEEDED, reason))
+    return made
+
+
+COMPOSERS: Mapping[type, Composer] = MappingProxyType(
+    {
+        Segmentation: _segmentation,
+        Classification: _classification,
+        Denoised: _denoised,
+    }
+)

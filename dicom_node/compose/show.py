@@ -16,7 +16,7 @@ from pydicom import Dataset
 from dicom_node.compose.color import rgb_of
 from dicom_node.compose.picture import Outlined, Rgb, panel, sheet, windowed
 from dicom_node.errors import ReadError
-from dicom_node.records import Volume
+from dicom_node.records import ProjectionImage, Volume
 
 _FALLBACK_COLORS: tuple[Rgb, ...] = (
     (230, 80, 70),
@@ -116,6 +116,12 @@ def window_of(volume: Volume) -> tuple[float, float]:
     if header.get("Modality") == "CT":
         return 40.0, 400.0
     low, high = (float(v) for v in np.percentile(volume.array[:, ::4, ::4], (1, 99.5)))
+    return (low + high) / 2, max(high - low, 1.0)
+
+
+def window_of_image(image: ProjectionImage) -> tuple[float, float]:
+    """What most pixels of a projection image span."""
+    low, high = (float(v) for v in np.percentile(image.array[::4, ::4], (0.5, 99.5)))
     return (low + high) / 2, max(high - low, 1.0)
 
 

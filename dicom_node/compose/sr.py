@@ -10,7 +10,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_node.catalogue import Code
+from dicom_node.catalogue import ClassDescription, Code
 from dicom_node.compose import codes
 from dicom_node.compose.content import code_item, container, image, number, polyline, text, uid
 from dicom_node.compose.context import ComposeContext, DicomFile
@@ -20,7 +20,7 @@ from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import instances, reference
 from dicom_node.compose.part10 import dicom_file
 from dicom_node.compose.uids import derived_uid
-from dicom_node.records import Outcome, SourceFrame, Volume
+from dicom_node.records import Classification, Image, Outcome, SourceFrame, Volume
 
 OUTPUT = Output("sr", 1, Comprehensive3DSRStorage, "SR", "report")
 
@@ -34,6 +34,9 @@ _XRAY: Code = ("43468-8", "LN", "XR unspecified body region")
 _LATERALITIES = ("7771000", "24028007", "51440002")
 
 REPORT: Code = ("126000", "DCM", "Imaging Measurement Report")
+TEXT_REPORT: Code = ("18748-4", "LN", "Diagnostic Imaging Report")
+"""The title where no group has a contour: OHIF shows an "Imaging Measurement Report" as contours over images,
+that is as a black screen where there are none, and any other title as text."""
 MEASUREMENTS: Code = ("126010", "DCM", "Imaging Measurements")
 GROUP: Code = ("125007", "DCM", "Measurement Group")
 EVALUATIONS: Code = ("C0034375", "UMLS", "Qualitative Evaluations")
@@ -79,20 +82,99 @@ def segmentation_report(
     evaluations = [
         code_item("CONTAINS", ANALYSES, _SUCCEEDED),
         code_item("CONTAINS", SUMMARY, _WITH_FINDINGS if found else _WITHOUT_FINDINGS),
-        *_comments(ctx, [*absent, *notes]),
+        *_comments(ctx, [*_in_words(header, findings), *absent, *notes]),
     ]
     evidence = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
     sources = (str(header.SeriesInstanceUID), instances(volume.frames))
     return _report(ctx, header, groups, evaluations, [sources, *evidence])
 
 
-def outcome_report(
-    ctx: ComposeContext, headers: Sequence[Dataset], outcome: Outcome, reason: str
+def _in_words(header: Dataset, findings: Findings) -> list[str]:
+    """A line for each finding: viewers that show text leave out what a number was derived by."""
+    unit = _quantity(header)[1]
+    unit = "" if unit == "1" else f" {unit}"
+    return [
+        f"{one.label}: {one.measured.volume_mm3 / 1000:.1f} ml, mean {one.measured.mean:.0f}{unit} "
+        f"(SD {one.measured.sd:.0f}, from {one.measured.minimum:.0f} to {one.measured.maximum:.0f})"
+        for one in findings.found
+    ]
+
+
+def classification_report(
+    ctx: ComposeContext,
+    image: Image,
+    prediction: Classification,
+    explained: Sequence[DicomFile],
+    notes: Sequence[str],
 ) -> DicomFile:
-    """That a model did not run on a series, or failed, and why.
+    """Probability and presence of each class (TID 1501), with the threshold that decided.
 
     Args:
-        headers: of the source instances, without pixel data; at least one.
+        explained: heat maps, for the evidence.
+    """
+    header, frames = source_of(image)
+    series = str(header.SeriesInstanceUID)
+    groups = [
+        _class_group(ctx, one, prediction.probabilities[one.index]) for one in ctx.model.classes
+    ]
+    words = [
+        f"{one.label}: {prediction.probabilities[one.index]:.1%} "
+        f"(reported as present from {one.threshold:.0%})"
+        for one in ctx.model.classes
+    ]
+    words += [
+        f"{one.label}: highest in slice {int(scores.argmax()) + 1} of {len(scores)}"
+        for one in ctx.model.classes
+        if (scores := prediction.slice_scores.get(one.index)) is not None and len(scores)
+    ]
+    present = any(prediction.probabilities[one.index] >= one.threshold for one in ctx.model.classes)
+    evaluations = [
+        code_item("CONTAINS", ANALYSES, _SUCCEEDED),
+        code_item("CONTAINS", SUMMARY, _WITH_FINDINGS if present else _WITHOUT_FINDINGS),
+        *_comments(ctx, [*words, *notes]),
+    ]
+    by_series: dict[str, list[tuple[str, str]]] = {series: instances(frames)}
+    for file in explained:
+        by_series.setdefault(file.series_uid, []).append(
+            (file.sop_class_uid, file.sop_instance_uid)
+        )
+    return _report(ctx, header, groups, evaluations, list(by_series.items()))
+
+
+def _class_group(ctx: ComposeContext, one: ClassDescription, probability: float) -> Dataset:
+    """TID 1501: a class as a finding with its probability."""
+    present = probability >= one.threshold
+    children = [
+        text("HAS OBS CONTEXT", TRACKING_ID, f"{ctx.model.name} {one.label}"[:64]),
+        uid("HAS OBS CONTEXT", TRACKING_UID, derived_uid(ctx.job_key, "class", one.index)),
+        code_item("CONTAINS", ("121071", "DCM", "Finding"), one.finding),
+        text("HAS CONCEPT MOD", ("111001", "DCM", "Algorithm Name"), ctx.model.name),
+        text("HAS CONCEPT MOD", ("111003", "DCM", "Algorithm Version"), ctx.model.model.version),
+        number(codes.PROBABILITY, round(100 * probability, 2), "%"),
+        code_item("CONTAINS", codes.PRESENCE, codes.PRESENT if present else codes.ABSENT),
+    ]
+    return container("CONTAINS", GROUP, children, template="1501")
+
+
+def source_of(image: Image) -> tuple[Dataset, tuple[SourceFrame, ...]]:
+    """A header and the frames of any image."""
+    if isinstance(image, Volume):
+        return image.headers[0], image.frames
+    return image.header, (image.frame,)
+
+
+def outcome_report(
+    ctx: ComposeContext,
+    header: Dataset,
+    sources: Sequence[tuple[str, str]],
+    outcome: Outcome,
+    reason: str,
+) -> DicomFile:
+    """That a model did not run on a series, or failed, and why; or what it made, in words.
+
+    Args:
+        header: of one source instance, without pixel data.
+        sources: SOP class and instance UID of each source instance.
     """
     attempted = _FAILED if outcome is Outcome.FAILED else _NOT_ATTEMPTED
     said = {
@@ -109,9 +191,7 @@ def outcome_report(
     ]
     if outcome is Outcome.SUCCEEDED:
         evaluations[1:] = _comments(ctx, [f"{said}: {reason}"])
-    frames = [SourceFrame(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers]
-    sources = (str(headers[0].SeriesInstanceUID), instances(frames))
-    return _report(ctx, headers[0], [], evaluations, [sources])
+    return _report(ctx, header, [], evaluations, [(str(header.SeriesInstanceUID), sources)])
 
 
 def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[Dataset]:
@@ -153,8 +233,13 @@ def _report(
     if groups:
         children.append(container("CONTAINS", MEASUREMENTS, groups))
     children.append(container("CONTAINS", EVALUATIONS, evaluations))
-    made.update(container(None, REPORT, children, template="1500"))
+    title = REPORT if any(_has_contour(group) for group in groups) else TEXT_REPORT
+    made.update(container(None, title, children, template="1500"))
     return dicom_file("sr", made)
+
+
+def _has_contour(group: Dataset) -> bool:
+    return any(item.ValueType == "SCOORD" for item in group.ContentSequence)
 
 
 def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Dataset:

@@ -6,7 +6,7 @@ their tag. It decodes no pixels and follows no sequence further than to its end.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -155,6 +155,27 @@ def walk(data: bytes | memoryview, transfer_syntax_uid: str, wanted: Iterable[in
     if at > end:
         raise ReadError("the data set ends in the middle of an element")
     return RawHeader(values, big_endian, implicit, None, view[end:], False, end)
+
+
+def spans(data: bytes | memoryview, transfer_syntax_uid: str) -> Iterator[tuple[int, int, int]]:
+    """Tag, start and end of each top-level element before the pixel data.
+
+    Raises:
+        ReadError: the elements do not follow each other.
+    """
+    view = memoryview(data)
+    walker = _Walker(view, transfer_syntax_uid == IMPLICIT, transfer_syntax_uid == BIG_ENDIAN)
+    at, end = 0, len(view)
+    try:
+        while at + 8 <= end:
+            tag, vr, length, value = walker.element(at)
+            if tag in PIXEL_TAGS:
+                return
+            after = value + length if length != UNDEFINED else walker.after_undefined(value, vr)
+            yield tag, at, after
+            at = after
+    except (struct.error, RecursionError) as error:
+        raise ReadError("the data set ends in the middle of an element") from error
 
 
 def data_set(data: bytes | memoryview, transfer_syntax_uid: str, header_length: int) -> Dataset:

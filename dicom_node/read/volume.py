@@ -111,6 +111,12 @@ class LazyHeaders(Sequence[Dataset]):
             self._parsed[at] = self._opened[at].data_set()
         return self._parsed[at]
 
+    def raw(self, index: int) -> tuple[memoryview, str]:
+        """The undecoded bytes of a header and their transfer syntax UID."""
+        one = self._opened[index]
+        view = memoryview(one.instance.data)[: one.header.header_length]
+        return view, one.instance.transfer_syntax_uid
+
     def __iter__(self) -> Iterator[Dataset]:
         return (self[i] for i in range(len(self)))
 

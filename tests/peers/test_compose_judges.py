@@ -14,7 +14,15 @@ import SimpleITK as sitk
 from dicom_node.compose.part10 import write
 from dicom_node.compose.registry import compose, compose_report_only
 from dicom_node.read.volume import read_image
-from dicom_node.records import Outcome, RawInstance, ResultObject, Segmentation, Volume
+from dicom_node.records import (
+    Classification,
+    Denoised,
+    Outcome,
+    RawInstance,
+    ResultObject,
+    Segmentation,
+    Volume,
+)
 from tests.builders import images, models
 from tests.conftest import program
 
@@ -71,6 +79,34 @@ def made(
     return source, write(files, folder / "results")
 
 
+def pixel_results(source: Volume, folder: Path) -> list[ResultObject]:
+    """Denoised series, heat maps and pictures on a source."""
+    heat = np.zeros(SHAPE, np.float32)
+    heat[2:4, 5:9, 6:12] = 0.9
+    denoising = models.context(models.model(folder, "denoising"))
+    classifying = models.context(models.model(folder, "classification"))
+    outlining = models.context(models.model(folder), kinds=frozenset({"secondary_capture"}))
+    files = compose(denoising, source, Denoised(source.array + 5))
+    files += compose(classifying, source, Classification({0: 0.2, 1: 0.8}, heatmaps={1: heat}))
+    files += compose(outlining, source, Segmentation(images.labels(SHAPE)))
+    return write(files, folder / "pixels")
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("name", ["oblique", "mr", "pet"])
+def test_dciodvfy_finds_no_error_in_images(name: str, tmp_path: Path) -> None:
+    source = read_image(SOURCES[name]())
+    assert isinstance(source, Volume)
+    given = tmp_path / "source.dcm"
+    given.write_bytes(images.part10(SOURCES[name]()[0]))
+    # a denoised instance repeats what its source says, so only what is new counts
+    known = set(errors(given))
+    results = pixel_results(source, tmp_path)
+    assert {result.kind for result in results} == {"denoised", "heatmap", "secondary_capture", "sr"}
+    found = {result.path.name: set(errors(result.path)) - known for result in results}
+    assert {name: said for name, said in found.items() if said} == {}
+
+
 @pytest.mark.peer("dicom3tools")
 def test_dciodvfy_finds_no_error(made: tuple[Volume, list[ResultObject]]) -> None:
     assert {result.kind: errors(result.path) for result in made[1]} == {"seg": [], "sr": []}
@@ -119,3 +155,24 @@ def test_reports_are_read_by_dcmqi_and_dcmtk(
         text = run(str(program("dsrdump")), result.path)
         assert "Imaging Measurement Report" in text
         assert "Not for clinical use." in text
+
+
+@pytest.mark.peer("dcmqi")
+def test_dcmqi_reads_the_heat_map_back(tmp_path: Path) -> None:
+    source = read_image(single("oblique"))
+    assert isinstance(source, Volume)
+    results = pixel_results(source, tmp_path)
+    maps = [r for r in results if r.sop_class_uid == "1.2.840.10008.5.1.4.1.1.30"]
+    path = maps[0].path
+    run(
+        str(program("paramap2itkimage")),
+        *("--inputDICOM", path, "--outputDirectory", tmp_path, "--outputType", "nrrd"),
+    )
+    image = sitk.ReadImage(str(next(tmp_path.glob("*.nrrd"))))
+    values = sitk.GetArrayFromImage(image)
+    assert values.shape == (2, 20, 24)
+    assert (np.isclose(values, 0.9)).sum() == 2 * 4 * 6
+    z, y, x = (int(v) for v in np.argwhere(np.isclose(values, 0.9))[0])
+    world = np.array(image.TransformIndexToPhysicalPoint((x, y, z)))
+    index = np.linalg.inv(source.affine) @ (*world, 1.0)
+    np.testing.assert_allclose(index[1:3], (5, 6), atol=0.01)

@@ -1,0 +1,115 @@
+// Opens a study in OHIF as a radiologist would and says, as JSON, what the viewer then holds.
+//
+// node view.mjs '{"url": ..., "modalities": ["SEG", "SR"], "screenshot": ..., "chromium": ..., "playwright": ...}'
+//
+// Each series of the given modalities is put into the first viewport, one after the other, and hydrated where
+// OHIF offers that. Page errors, segment labels, colours, voxel counts and measurements are printed.
+
+import { createRequire } from 'node:module';
+
+const task = JSON.parse(process.argv[2]);
+const { chromium } = createRequire(import.meta.url)(task.playwright);
+const told = { errors: [], console: [], displaySets: [], series: {} };
+
+const browser = await chromium.launch({
+  executablePath: task.chromium,
+  args: ['--no-sandbox', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--ignore-gpu-blocklist'],
+});
+try {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+  page.on('pageerror', error => told.errors.push(String(error.stack || error).slice(0, 600)));
+  page.on('console', line => {
+    if (line.type() === 'error') told.console.push(line.text().slice(0, 600));
+  });
+  await page.goto(task.url);
+  await page.waitForFunction(
+    wanted => window.services?.displaySetService?.getActiveDisplaySets().length >= wanted,
+    task.expected,
+    { timeout: task.timeout }
+  );
+  await page.waitForFunction(
+    () => [...document.querySelectorAll('canvas')].some(c => c.width > 300),
+    null,
+    { timeout: task.timeout }
+  );
+  const tour = page.locator('text=Skip all').first();
+  await tour.click({ timeout: 5000 }).catch(() => {});
+  told.displaySets = await page.evaluate(() =>
+    window.services.displaySetService.getActiveDisplaySets().map(d => ({
+      modality: d.Modality,
+      description: d.SeriesDescription,
+      images: d.numImageFrames,
+      unsupported: Boolean(d.unsupported),
+      instance: d.SOPInstanceUID ?? null,
+    }))
+  );
+  for (const modality of task.modalities) told.series[modality] = await show(page, modality);
+} catch (error) {
+  told.errors.push(`timed out or broke: ${String(error).slice(0, 600)}`);
+} finally {
+  console.log(JSON.stringify(told));
+  await browser.close();
+}
+
+async function show(page, modality) {
+  await page.evaluate(async wanted => {
+    const { displaySetService, viewportGridService } = window.services;
+    const set = displaySetService.getActiveDisplaySets().find(d => d.Modality === wanted);
+    const viewportId = viewportGridService.getActiveViewportId();
+    viewportGridService.setDisplaySetsForViewport({
+      viewportId,
+      displaySetInstanceUIDs: [set.displaySetInstanceUID],
+    });
+  }, modality);
+  const yes = page.locator('[data-cy="yes-hydrate-btn"], button:has-text("Yes")').first();
+  if (modality === 'SEG' || modality === 'SR') {
+    await yes.click({ timeout: 5000 }).catch(() => told.console.push(`${modality}: no prompt`));
+  }
+  await page.waitForTimeout(task.settle);
+  if (task.screenshot) await page.screenshot({ path: task.screenshot.replace('{}', modality) });
+  return page.evaluate(what, modality);
+}
+
+async function what(modality) {
+  const { segmentationService, measurementService, displaySetService } = window.services;
+  const set = displaySetService.getActiveDisplaySets().find(d => d.Modality === modality);
+  const found = { text: document.querySelector('[data-cy="viewport-grid"], #viewerLayoutResizablePanelGroup')?.innerText ?? '', loaded: set.isLoaded ?? null, hydrated: set.isHydrated ?? null };
+  if (modality === 'SR') {
+    found.displayed = (set.measurements ?? []).map(m => ({
+      label: m.labels?.map(l => `${l.label}=${l.value}`) ?? [],
+      tracking: m.TrackingUniqueIdentifier,
+      loaded: m.loaded,
+    }));
+    found.measurements = measurementService.getMeasurements().map(m => ({
+      label: m.label, type: m.type, uid: m.uid, text: m.displayText,
+    }));
+  }
+  if (modality === 'SEG') {
+    const cache = window.cornerstone.cache;
+    found.segmentations = segmentationService.getSegmentations().map(one => ({
+      label: one.label,
+      segments: Object.values(one.segments).filter(Boolean).map(s => ({
+        index: s.segmentIndex, label: s.label, volume: s.cachedStats ?? null,
+      })),
+      counts: count(one, cache),
+    }));
+    const viewportId = window.services.viewportGridService.getActiveViewportId();
+    found.colors = segmentationService.getSegmentations().map(one =>
+      Object.values(one.segments).filter(Boolean).map(s =>
+        Array.from(segmentationService.getSegmentColor(viewportId, one.segmentationId, s.segmentIndex))
+      )
+    );
+  }
+  return found;
+
+  function count(one, cache) {
+    const labelmap = one.representationData?.Labelmap;
+    const counts = {};
+    for (const id of labelmap?.imageIds ?? []) {
+      for (const value of cache.getImage(id).getPixelData()) {
+        if (value) counts[value] = (counts[value] ?? 0) + 1;
+      }
+    }
+    return counts;
+  }
+}
