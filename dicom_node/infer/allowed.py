@@ -125,6 +125,8 @@ _INFERERS: dict[str, Allowed] = {
 
 OWN_NETWORKS: Mapping[str, str] = {
     "FilmCNN": "ai_models.networks.film_cnn",
+    "ResidualDenoiser": "ai_models.networks.residual_denoiser",
+    "SidedUNet": "ai_models.networks.sided_unet",
     "SliceSequenceNet": "ai_models.networks.slice_sequence",
 }
 """Networks of this project: class name -> its module under `ai_models.networks`."""

@@ -132,7 +132,7 @@ def test_a_job_ends_with_a_segmentation_and_a_report(bench: Bench) -> None:
     bench.received(ct())
     job = bench.worked()
     assert (job["state"], job["outcome"]) == ("STORED", "succeeded")
-    assert {result["kind"] for result in job["results"]} == {"seg", "sr"}
+    assert {"seg", "sr"} <= {result["kind"] for result in job["results"]}
     files = bench.files()
     truth = asymmetric_block((12, 24, 30)) > 100
     assert files["SEG"].pixel_array.sum() == truth.sum()
