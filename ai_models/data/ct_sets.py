@@ -22,7 +22,7 @@ from ai_models.data.ct_labels import StatedLabel, label_by_rule
 from ai_models.data.series import CtVolume, read_ct, shared_data
 from ai_models.phantoms import SHARP, SOFT, STANDARD, Label, Phantom, thorax
 
-GRID_MM = (2.0, 2.0, 3.0)  # x, y, z
+GRID_MM = (2.5, 2.5, 3.0)  # x, y, z
 
 
 @dataclass(frozen=True, slots=True)
