@@ -116,16 +116,20 @@ class Verdict(Enum):
     DEAD = "dead"
 
 
+_ACCEPTED = frozenset(
+    {DimseStatus.SUCCESS, DimseStatus.DUPLICATE_SOP_INSTANCE, 0x0001, 0x0107, 0x0116}
+)
 _RETRIED = frozenset({DimseStatus.PROCESSING_FAILURE, DimseStatus.RESOURCE_LIMITATION})
 
 
 def judge_store_status(status: int) -> Verdict:
     """Tell what to do after a C-STORE answer (PS3.4 Table B.2-1, PS3.7 Annex C).
 
-    0000 and warnings (Bxxx, 0001, 0107, 0116) are accepted; A7xx, 0110 and 0213 are worth another try;
-    everything else says that the same object will be refused again.
+    0000 and warnings (Bxxx, 0001, 0107, 0116) are accepted, and so is 0111: the object is there, an earlier
+    answer was lost. A7xx, 0110 and 0213 are worth another try; everything else says that the same object
+    will be refused again.
     """
-    if status == DimseStatus.SUCCESS or status in (0x0001, 0x0107, 0x0116):
+    if status in _ACCEPTED:
         return Verdict.ACCEPTED
     if status >> 12 == 0xB:
         return Verdict.ACCEPTED
