@@ -8,24 +8,34 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from sqlalchemy import Engine
 
 from dicom_node.assemble.loop import Assembler
+from dicom_node.assemble.route import mismatch
 from dicom_node.catalogue import ModelDescription, catalogue
 from dicom_node.errors import ConfigurationError
-from dicom_node.settings import Settings
+from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
+from dicom_node.settings import DestinationSettings, Settings
+from dicom_node.store.accounts import Accounts
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.database import open_database
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.overview import Overview
+from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.leases import LeaseWatch
+from dicom_node.web.listen import bind, check_web
+
+if TYPE_CHECKING:
+    from dicom_node.web.parts import Parts, RouteVerdict
 
 LEASE_SWEEP_SECONDS = 1.0
 
@@ -37,6 +47,7 @@ class Role(Enum):
     ASSEMBLE = "assemble"
     INFER = "infer"
     DELIVER = "deliver"
+    WEB = "web"
 
 
 def check(settings: Settings) -> dict[str, ModelDescription]:
@@ -46,6 +57,7 @@ def check(settings: Settings) -> dict[str, ModelDescription]:
         ConfigurationError: a route names a model that there is not, or that is off.
         BundleRefused: a model's description is wrong.
     """
+    check_web(settings.web)
     models = catalogue(settings.models_dir)
     for route in settings.route:
         for name in route.models:
@@ -76,6 +88,8 @@ def run_role(
             _infer(settings, engine, stop)
         elif role is Role.DELIVER:
             _deliver(settings, engine, stop)
+        elif role is Role.WEB:
+            _web(settings, engine, stop, listen_socket)
     finally:
         engine.dispose()
 
@@ -126,6 +140,66 @@ def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         _run_together([courier.run for courier in couriers], stop)
 
 
+def _web(
+    settings: Settings,
+    engine: Engine,
+    stop: threading.Event,
+    listen_socket: socket.socket | None,
+) -> None:
+    from dicom_node.web.server import serve_page
+
+    listener = listen_socket or bind(settings.web)
+    with listener:
+        serve_page(page_parts(settings, engine), settings, listener, stop)
+
+
+def page_parts(settings: Settings, engine: Engine) -> "Parts":
+    """What the page may ask and do: the store, and the hands of other stages."""
+    from dicom_node.deliver import scu
+    from dicom_node.web.parts import Parts
+
+    def echo(destination: DestinationSettings) -> None:
+        calling = settings.deliver.ae_title or settings.receive.ae_title
+        address = scu.Address(destination.host, destination.port, destination.ae_title, calling)
+        scu.echo(address)
+
+    return Parts(
+        settings=settings,
+        models=check(settings),
+        worklist=Worklist(engine),
+        overview=Overview(engine),
+        accounts=Accounts(engine),
+        echo=echo,
+        routes_of=partial(_routes_of, settings),
+    )
+
+
+def _routes_of(
+    settings: Settings,
+    attributes: Mapping[str, Any],
+    calling_ae: str,
+    called_ae: str,
+    instances: int,
+) -> "list[RouteVerdict]":
+    """What each route says of a series with these header values and so many instances."""
+    from dicom_node.web.parts import RouteVerdict
+
+    facts = InstanceFacts(0, "", "", "", "", {}, None)
+    series = OpenSeries(
+        id=0,
+        key=SeriesKey("", ""),
+        revision=1,
+        patient_id="",
+        calling_ae=calling_ae,
+        called_ae=called_ae,
+        attributes=attributes,
+        instances=(facts,) * instances,
+        sending=False,
+        released=True,
+    )
+    return [RouteVerdict(one.name, mismatch(one.match, series)) for one in settings.route]
+
+
 def _run_together(
     loops: Iterable[Callable[[threading.Event], None]], stop: threading.Event
 ) -> None:
@@ -147,6 +221,16 @@ def _run_together(
         thread.join()
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def opened_accounts(settings: Settings) -> Iterator[Accounts]:
+    """Who may log in, whether the node runs or not."""
+    engine = open_database(settings.effective_database_url)
+    try:
+        yield Accounts(engine)
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ It starts quickly: what a command alone needs is imported inside it.
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from dicom_node import __version__
 from dicom_node.errors import ExitCode, NodeError
 from dicom_node.settings import load_settings
+from dicom_node.web.commands import users_app
 
 app = typer.Typer(
     name="dicom-node",
@@ -25,6 +27,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The models that the node can run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(users_app, name="users")
 
 out = Console()
 err = Console(stderr=True)
@@ -67,13 +70,13 @@ def serve(
     role: Annotated[
         str | None,
         typer.Option(
-            help="Run one role only: receive, assemble, infer or deliver.", show_default=False
+            help="Run one role only: receive, assemble, infer, deliver or web.", show_default=False
         ),
     ] = None,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,
     listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Run the node: listener, assembler, inference worker and courier."""
+    """Run the node: listener, assembler, inference worker, courier and page."""
     from dicom_node import supervisor
     from dicom_node.app import Role
     from dicom_node.observe.logging import configure
@@ -179,7 +182,7 @@ def status(
         story = view.story(study) if study else []
         counts = view.counts()
     if as_json:
-        running = None if node is None else {"pid": node.pid, "host": node.host, "port": node.port}
+        running = None if node is None else asdict(node)
         value = {"node": running, "counts": counts, "series": studies, "story": story}
         out.print_json(json.dumps(value, default=str))
     else:

@@ -35,6 +35,8 @@ def print_status(
         console.print("[yellow]The node is not running.[/yellow]")
     else:
         console.print(f"{node.ae_title} listens on {node.host}:{node.port} (pid {node.pid})")
+        if node.page:
+            console.print(f"The page: {node.page}", highlight=False)
     for entity, states in counts.items():
         told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if count)
         console.print(f"  {entity}: {told or 'none'}", highlight=False)

@@ -26,6 +26,7 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.settings import Settings
 from dicom_node.store.database import open_database
+from dicom_node.web.listen import bind, url_of
 
 log = get_logger(__name__)
 
@@ -45,12 +46,15 @@ class RunningNode:
     ae_title: str
     host: str
     port: int
+    page: str | None = None
+    """The address of the page, where it is served."""
 
 
 @dataclass(slots=True)
 class _Child:
     role: Role
     number: int
+    listener: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     restart_at: float = 0.0
@@ -86,20 +90,27 @@ def serve(settings: Settings, config: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(settings.data_dir), _listening(settings) as listener:
+    with (
+        _locked(settings.data_dir),
+        _listening(settings) as listener,
+        _page_listening(settings) as page_listener,
+    ):
         open_database(
             settings.effective_database_url
         ).dispose()  # migrate once, before the children
         host, port = listener.getsockname()[:2]
-        node = RunningNode(os.getpid(), settings.receive.ae_title, host, port)
+        page = url_of(settings.web, page_listener) if page_listener else None
+        node = RunningNode(os.getpid(), settings.receive.ae_title, host, port, page)
         (settings.data_dir / "node.json").write_text(json.dumps(asdict(node)))
-        children = [_Child(Role.RECEIVE, n) for n in range(settings.receive.processes)]
+        children = [_Child(Role.RECEIVE, n, listener) for n in range(settings.receive.processes)]
         children += [_Child(role, 0) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
-        log.info("node starts", ae_title=node.ae_title, host=host, port=port)
+        if page_listener:
+            children.append(_Child(Role.WEB, 0, page_listener))
+        log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):
                 for child in children:
-                    _keep_alive(child, config, listener)
+                    _keep_alive(child, config)
         finally:
             _end_all(children)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
@@ -153,11 +164,20 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
         yield listener
 
 
-def _keep_alive(child: _Child, config: Path | None, listener: socket.socket) -> None:
+@contextmanager
+def _page_listening(settings: Settings) -> Iterator[socket.socket | None]:
+    if not settings.web.enabled:
+        yield None
+        return
+    with bind(settings.web) as listener:
+        yield listener
+
+
+def _keep_alive(child: _Child, config: Path | None) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.restart_at:
-            _start(child, config, listener)
+            _start(child, config)
         return
     code = child.process.poll()
     if code is None:
@@ -171,15 +191,15 @@ def _keep_alive(child: _Child, config: Path | None, listener: socket.socket) -> 
     log.error("process died", process=str(child), code=code, restart_in=wait)
 
 
-def _start(child: _Child, config: Path | None, listener: socket.socket) -> None:
+def _start(child: _Child, config: Path | None) -> None:
     command = [sys.executable, "-m", "dicom_node", "serve", "--role", child.role.value]
     command += ["--supervised"]
     if config is not None:
         command += ["--config", str(config)]
     inherited: tuple[int, ...] = ()
-    if child.role is Role.RECEIVE:
-        inherited = (listener.fileno(),)
-        command += ["--listen-fd", str(listener.fileno())]
+    if child.listener is not None:
+        inherited = (child.listener.fileno(),)
+        command += ["--listen-fd", str(child.listener.fileno())]
     # a session of its own: Ctrl-C reaches the supervisor alone, which then ends the children in order
     child.process = subprocess.Popen(
         command, stdin=subprocess.PIPE, pass_fds=inherited, start_new_session=True

@@ -86,7 +86,7 @@ def node(folder: Path, toml: str, environment: dict[str, str] | None = None) -> 
         process = subprocess.Popen(
             [sys.executable, "-m", "dicom_node", "serve", "--config", str(config)],
             stderr=stream,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "DICOM_NODE_WEB__PORT": "0", **(environment or {})},
         )
         try:
             settings = load_settings(config)

@@ -53,6 +53,7 @@ def run_demo(folder: Path, dicom: Path | None, pacs: str, timeout: float, out: C
         out.print(
             f"Node {node.ae_title} on {node.host}:{node.port}, configured by {folder}/node.toml"
         )
+        out.print(f"Page {node.page} while the demonstration runs", highlight=False)
         files = _given(dicom) if dicom else _phantom(folder / "scanner", progress)
         sent = _send(node, files, progress)
         settings = load_settings(folder / "node.toml")
@@ -224,6 +225,9 @@ data_dir = "{data}"
 host = "{host}"
 port = 0
 accept_any_peer = true
+
+[web]
+port = 0
 
 [destination.pacs]
 ae_title = "{pacs.ae_title}"

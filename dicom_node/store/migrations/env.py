@@ -2,6 +2,7 @@
 
 from alembic import context
 
+from dicom_node.store import page_tables  # noqa: F401 (its tables belong to the metadata)
 from dicom_node.store.tables import metadata
 
 context.configure(

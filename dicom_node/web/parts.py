@@ -1,0 +1,41 @@
+"""What the page is made of: the questions it may ask and the hands it may use.
+
+The composition root fills this in; so the page knows neither the courier nor the assembler, and a test can
+give it a store alone.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dicom_node.catalogue import ModelDescription
+from dicom_node.settings import DestinationSettings, Settings
+from dicom_node.store.accounts import Accounts
+from dicom_node.store.overview import Overview
+from dicom_node.store.worklist import Worklist
+from dicom_node.web.attempts import Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class RouteVerdict:
+    """Whether a series would take a route."""
+
+    route: str
+    miss: str | None
+    """The first clause that is not met; None where the route applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that the page needs."""
+
+    settings: Settings
+    models: Mapping[str, ModelDescription]
+    worklist: Worklist
+    overview: Overview
+    accounts: Accounts
+    echo: Callable[[DestinationSettings], None]
+    """C-ECHO to a destination; raises `PeerUnreachable` or `PeerRefused`."""
+    routes_of: Callable[[Mapping[str, Any], str, str, int], list[RouteVerdict]]
+    """Which routes a series takes: header values, calling AE, called AE, number of instances."""
+    attempts: Attempts = field(default_factory=Attempts)
