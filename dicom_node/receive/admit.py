@@ -22,13 +22,25 @@ USERNAME_AND_PASSCODE = 2
 
 
 @dataclass(frozen=True, slots=True)
+class UserIdentity:
+    """PS3.7 D.3.3.7: what the peer says of the person or system that uses it."""
+
+    type: int
+    primary: bytes
+    secondary: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Applicant:
     """Who asks for an association, and what proves it."""
 
     host: str
-    request: pdu.AssociateRequest
+    calling_ae: str
+    called_ae: str
+    application_context: str
     certificate_names: frozenset[str] = frozenset()
     """Common name and DNS names of its TLS certificate; empty without one."""
+    user_identity: UserIdentity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +56,13 @@ class KnownPeer:
     def is_same(self, applicant: Applicant) -> bool:
         """Whether the applicant is this peer."""
         return (
-            self.calling_ae == applicant.request.calling_ae
+            self.calling_ae == applicant.calling_ae
             and (self.network is None or _within(applicant.host, self.network))
             and self.certificate_name in ("", *applicant.certificate_names)
-            and (not self.user or self._is_same_user(applicant.request.user_identity))
+            and (not self.user or self._is_same_user(applicant.user_identity))
         )
 
-    def _is_same_user(self, identity: pdu.UserIdentity | None) -> bool:
+    def _is_same_user(self, identity: UserIdentity | None) -> bool:
         if identity is None or identity.type not in (USERNAME, USERNAME_AND_PASSCODE):
             return False
         passcode = identity.secondary if identity.type == USERNAME_AND_PASSCODE else b""
@@ -107,28 +119,15 @@ def admit(
         rules: who may come in.
         congestion: why the node takes nothing just now; None where it does.
     """
-    request = applicant.request
-    if not request.protocol_version & 1:
-        return pdu.PROTOCOL_VERSION_NOT_SUPPORTED
-    if request.application_context != APPLICATION_CONTEXT:
+    if applicant.application_context != APPLICATION_CONTEXT:
         return pdu.APPLICATION_CONTEXT_NOT_SUPPORTED
     if not rules.allow(applicant):
         return pdu.CALLING_AE_NOT_RECOGNIZED
-    if rules.called_ae_titles and request.called_ae not in rules.called_ae_titles:
+    if rules.called_ae_titles and applicant.called_ae not in rules.called_ae_titles:
         return pdu.CALLED_AE_NOT_RECOGNIZED
     if congestion is not None:
         return pdu.TEMPORARY_CONGESTION
     return None
-
-
-def confirms_identity(request: pdu.AssociateRequest) -> bool:
-    """Whether the acceptance says that the user identity was taken note of (PS3.7 D.3.3.7.2)."""
-    identity = request.user_identity
-    return (
-        identity is not None
-        and identity.response_requested
-        and identity.type in (USERNAME, USERNAME_AND_PASSCODE)
-    )
 
 
 def check_identity(command: Command, header: Header) -> None:

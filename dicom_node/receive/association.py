@@ -1,11 +1,10 @@
-"""One association, as its acceptor: negotiation, messages, end (PS3.8 section 9.2, PS3.7 section 9.1).
+"""The messages of one association: P-DATA from the socket to the spool (PS3.8 9.3.5, PS3.7 section 6.3).
 
-What comes in: a connection. What goes out: bytes of data sets into custody, and responses. Owns the
-protocol's order: a request first, then whole messages one after the other, then release or abort. One
-message is read and answered before the next is looked at, so a peer that pipelines waits in its own socket.
-Nothing is held in memory but a command set of bounded size.
-
-States of PS3.8 that an acceptor passes: Sta2 (`_request`), Sta6 (`_messages`), Sta8 and Sta13 (`finish`).
+What comes in: an association that pynetdicom negotiated, and its connection. What goes out: bytes of data
+sets into custody, and C-STORE responses. This is the fast path: the fragments of a data set go from the
+socket into the record's buffer, and pynetdicom sees only what is not P-DATA, and C-ECHO. Owns the order of
+messages: one is read and answered before the next is looked at, so a peer that pipelines waits in its own
+socket. Nothing is held in memory but a command set of bounded size.
 """
 
 from dataclasses import dataclass
@@ -20,10 +19,10 @@ from dicom_node.receive.command import (
     parse_command,
     response,
 )
-from dicom_node.receive.contexts import AnsweredContext
 from dicom_node.receive.custody import Answer, Custody
 from dicom_node.receive.pdu import AbortReason, PduType, ProtocolError
 from dicom_node.receive.transport import Connection
+from dicom_node.receive.upper_layer import AcceptedAssociation
 from dicom_node.store.spool import RecordWriter
 
 log = get_logger(__name__)
@@ -40,29 +39,12 @@ class AssociationAborted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """What both sides agreed upon."""
+class AgreedContext:
+    """A presentation context that was accepted."""
 
-    contexts: dict[int, AnsweredContext]
-    peer_max_pdu: int
-    max_pdu: int
-
-
-def read_request(connection: Connection) -> pdu.AssociateRequest:
-    """Wait for the association request.
-
-    Raises:
-        ProtocolError: something else came.
-        PeerGone, PeerSilent: nothing came in time.
-    """
-    kind, length = pdu.PDU_HEADER.unpack(connection.take(pdu.PDU_HEADER.size))
-    if kind != PduType.ASSOCIATE_RQ:
-        known = kind in PduType.__members__.values()
-        reason = AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU
-        raise ProtocolError("the first PDU is no association request", reason)
-    if length > pdu.MAX_ASSOCIATE_PDU:
-        raise ProtocolError("the association request is too large")
-    return pdu.parse_associate_request(connection.read(length))
+    id: int
+    abstract_syntax: str
+    transfer_syntax: str
 
 
 @dataclass(slots=True)
@@ -70,7 +52,7 @@ class _Incoming:
     """A message whose data set arrives: into a record, or past us with a refusal at its end."""
 
     command: Command
-    context: AnsweredContext
+    context: AgreedContext
     record: RecordWriter | None
     refusal: Answer | None
     received: int = 0
@@ -85,10 +67,20 @@ class _Incoming:
 class Messages:
     """The messages of an established association, until it ends."""
 
-    def __init__(self, connection: Connection, agreement: Agreement, custody: Custody) -> None:
+    def __init__(
+        self, connection: Connection, association: AcceptedAssociation, custody: Custody
+    ) -> None:
         self._connection = connection
-        self._agreement = agreement
+        self._association = association
         self._custody = custody
+        self._max_pdu = association.acceptor.maximum_length
+        self._peer_max_pdu = association.requestor.maximum_length or 0
+        self._contexts = {
+            context.context_id: AgreedContext(
+                context.context_id, str(context.abstract_syntax), str(context.transfer_syntax[0])
+            )
+            for context in association.accepted_contexts
+        }
         self._command_set = bytearray()
         self._incoming: _Incoming | None = None
         self._nowhere = memoryview(b"")
@@ -113,29 +105,27 @@ class Messages:
         """Read one PDU; False after a release."""
         if self._incoming is None and not self._command_set:
             self._connection.wait_idle()
-        kind, length = pdu.PDU_HEADER.unpack(self._connection.take(pdu.PDU_HEADER.size))
+        head = bytes(self._connection.take(pdu.PDU_HEADER.size))
+        kind, length = pdu.PDU_HEADER.unpack(head)
         if kind == PduType.DATA:
             self._data(length)
             return True
-        if kind == PduType.ABORT:
-            raise AssociationAborted
-        if kind != PduType.RELEASE_RQ:
-            known = kind in PduType.__members__.values()
-            raise ProtocolError(
-                "a PDU that does not belong here",
-                AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU,
-            )
+        if kind not in (PduType.RELEASE_RQ, PduType.ABORT):
+            raise pdu.unexpected(kind)
         if length != 4:
-            raise ProtocolError("a release request of a wrong length")
-        self._connection.take(4)
+            raise ProtocolError("a PDU of a wrong length")
+        request = head + bytes(self._connection.take(4))
+        if kind == PduType.ABORT:
+            self._association.dul.receive(request)
+            raise AssociationAborted
         if self._incoming is not None or self._command_set:
             raise ProtocolError("a release inside a message", AbortReason.UNEXPECTED_PDU)
-        self._connection.send(pdu.RELEASE_RESPONSE)
+        self._association.grant_release(request)
         return False
 
     def _data(self, left: int) -> None:
         """The fragments of a P-DATA-TF PDU (PS3.8 9.3.5, Annex E)."""
-        if left > self._agreement.max_pdu:
+        if left > self._max_pdu:
             raise ProtocolError("a P-DATA-TF PDU is longer than was agreed")
         while left:
             if left < pdu.PDV_HEADER.size:
@@ -146,7 +136,7 @@ class Messages:
             left -= pdu.PDV_HEADER.size + size
             if size < 0 or left < 0:
                 raise ProtocolError("a fragment has a wrong length")
-            if context_id not in self._agreement.contexts:
+            if context_id not in self._contexts:
                 raise ProtocolError("a context that was not accepted")
             if control & 1:
                 self._command_fragment(context_id, size, last=bool(control & 2))
@@ -161,20 +151,21 @@ class Messages:
         self._command_set += self._connection.read(size)
         if not last:
             return
-        command = parse_command(bytes(self._command_set))
+        command_set = bytes(self._command_set)
         self._command_set.clear()
-        context = self._agreement.contexts[context_id]
+        command = parse_command(command_set)
+        context = self._contexts[context_id]
         if command.has_data_set:
             self._incoming = self._expect_data_set(command, context)
         elif command.field is CommandField.C_ECHO_RQ:
-            self._respond(command, context, Answer(DimseStatus.SUCCESS))
+            self._association.echo(context_id, command_set)
         elif command.field is CommandField.C_STORE_RQ:
             comment = "C-STORE without a data set"
             self._respond(command, context, Answer(DimseStatus.CANNOT_UNDERSTAND, comment))
         elif command.field is not CommandField.C_CANCEL_RQ:
             self._respond(command, context, Answer(DimseStatus.UNRECOGNIZED_OPERATION))
 
-    def _expect_data_set(self, command: Command, context: AnsweredContext) -> _Incoming:
+    def _expect_data_set(self, command: Command, context: AgreedContext) -> _Incoming:
         """Prepare for a data set: to be taken, or to be read past and answered with a refusal."""
         if command.field is not CommandField.C_STORE_RQ:
             refusal = Answer(DimseStatus.UNRECOGNIZED_OPERATION)
@@ -237,10 +228,10 @@ class Messages:
         assert answer is not None
         self._respond(incoming.command, incoming.context, answer)
 
-    def _respond(self, command: Command, context: AnsweredContext, answer: Answer) -> None:
+    def _respond(self, command: Command, context: AgreedContext, answer: Answer) -> None:
         if command.field is CommandField.C_STORE_RQ:
             taken = answer.status is DimseStatus.SUCCESS
             self.stored += taken
             self.refused += not taken
         data = response(command, answer.status, answer.comment)
-        self._connection.send(pdu.command_pdus(context.id, data, self._agreement.peer_max_pdu))
+        self._connection.send(pdu.command_pdus(context.id, data, self._peer_max_pdu))

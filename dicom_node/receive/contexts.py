@@ -1,16 +1,15 @@
-"""What the listener offers: SOP classes and transfer syntaxes, and the negotiation between both sides.
+"""What the listener offers: SOP classes and transfer syntaxes.
 
-What comes in: the presentation contexts that a peer proposes. What goes out: an answer for each of them.
-Owns the one list of what is offered; the conformance statement is made from it. The deflated syntaxes are
-never in it: a data set must not be able to grow after it was counted. Pure.
+What comes in: private SOP classes of the configuration. What goes out: the presentation contexts that
+pynetdicom negotiates from. Owns the one list of what is offered; the conformance statement is made from
+it. The deflated syntaxes are never in it: a data set must not be able to grow after it was counted. Pure.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Iterable
 
 from pydicom._uid_dict import UID_dictionary
-from pynetdicom import AllStoragePresentationContexts
+from pynetdicom import AllStoragePresentationContexts, build_context
+from pynetdicom.presentation import PresentationContext
 
 VERIFICATION = "1.2.840.10008.1.1"
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -71,35 +70,6 @@ _NOT_OFFERED = frozenset(
 )
 
 
-class ContextResult(IntEnum):
-    """PS3.8 Table 9-18."""
-
-    ACCEPTANCE = 0
-    USER_REJECTION = 1
-    NO_REASON = 2
-    ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
-    TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ProposedContext:
-    """A presentation context that a peer proposes."""
-
-    id: int
-    abstract_syntax: str
-    transfer_syntaxes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnsweredContext:
-    """Our answer to it; the transfer syntax says nothing where it was not accepted."""
-
-    id: int
-    abstract_syntax: str
-    transfer_syntax: str
-    result: ContextResult
-
-
 def storage_sop_classes(private: Iterable[str] = ()) -> frozenset[str]:
     """Every SOP class that can be stored here: all that are known, the retired too, and configured ones."""
     known = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
@@ -111,29 +81,10 @@ def storage_sop_classes(private: Iterable[str] = ()) -> frozenset[str]:
     return frozenset((known | named | set(private)) - _NOT_OFFERED)
 
 
-def negotiate(
-    proposed: Sequence[ProposedContext], storage: frozenset[str]
-) -> tuple[AnsweredContext, ...]:
-    """Answer each proposed context; of its transfer syntaxes, the one that we prefer is taken."""
-    return tuple(_answer(context, storage) for context in proposed)
-
-
-def _answer(context: ProposedContext, storage: frozenset[str]) -> AnsweredContext:
-    offered: tuple[str, ...]
-    if context.abstract_syntax == VERIFICATION:
-        offered = VERIFICATION_SYNTAXES
-    elif context.abstract_syntax in storage:
-        offered = STORAGE_SYNTAXES
-    else:
-        offered = ()
-    chosen = next((syntax for syntax in offered if syntax in context.transfer_syntaxes), None)
-    if chosen is not None:
-        result = ContextResult.ACCEPTANCE
-    elif offered:
-        result = ContextResult.TRANSFER_SYNTAXES_NOT_SUPPORTED
-    else:
-        result = ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
-    return AnsweredContext(context.id, context.abstract_syntax, chosen or UNCOMPRESSED[1], result)
+def supported_contexts(storage: frozenset[str]) -> list[PresentationContext]:
+    """What pynetdicom is to negotiate from; of several transfer syntaxes the first one here is taken."""
+    verification = build_context(VERIFICATION, list(VERIFICATION_SYNTAXES))
+    return [verification, *(build_context(uid, list(STORAGE_SYNTAXES)) for uid in sorted(storage))]
 
 
 def _is_storage(name: str) -> bool:

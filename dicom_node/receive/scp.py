@@ -5,7 +5,6 @@ share. What goes out: instances in custody, rows behind them. Owns the life of t
 can only ever block its own thread. Decisions are `admit`'s, the protocol is `association`'s.
 """
 
-import contextlib
 import selectors
 import socket
 import threading
@@ -14,22 +13,23 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
 from dicom_node.observe.logging import get_logger
 from dicom_node.receive import pdu
-from dicom_node.receive.admit import AccessRules, Applicant, admit, confirms_identity
-from dicom_node.receive.association import (
-    Agreement,
-    AssociationAborted,
-    Messages,
-    read_request,
+from dicom_node.receive.admit import AccessRules, admit
+from dicom_node.receive.association import AssociationAborted, Messages
+from dicom_node.receive.contexts import (
+    IMPLEMENTATION_VERSION_NAME,
+    storage_sop_classes,
+    supported_contexts,
 )
-from dicom_node.receive.contexts import ContextResult, negotiate, storage_sop_classes
 from dicom_node.receive.custody import Custody, Readiness
 from dicom_node.receive.index import Indexer
-from dicom_node.receive.pdu import AssociateRequest, ProtocolError
+from dicom_node.receive.pdu import AbortReason, ProtocolError
 from dicom_node.receive.slots import Slot, Slots
 from dicom_node.receive.tls import server_context
 from dicom_node.receive.transport import Connection, Patience, PeerGone, PeerSilent
+from dicom_node.receive.upper_layer import AcceptedAssociation, application_entity
 from dicom_node.records import Ending, Peer
 from dicom_node.settings import Settings
 from dicom_node.store.intake import Intake
@@ -72,7 +72,10 @@ class Receiver:
         receive = settings.receive
         self._settings = settings
         self._rules = AccessRules.of(settings)
-        self._storage = storage_sop_classes(receive.private_sop_classes)
+        self._contexts = supported_contexts(storage_sop_classes(receive.private_sop_classes))
+        self._ae = application_entity(
+            receive.ae_title, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+        )
         self._tls = server_context(receive.tls) if receive.tls else None
         self._indexer = Indexer(settings.spool_dir, intake)
         reserve = receive.disk_reserve_mb << 20
@@ -168,13 +171,13 @@ class Receiver:
         try:
             if self._tls is not None:
                 connection.secure(self._tls)
-            request = read_request(connection)
-            self._answer(connection, request)
-        except ProtocolError as error:
-            log.warning("protocol error", host=connection.host, reason=str(error))
-            with contextlib.suppress(PeerGone, PeerSilent):
-                connection.send(pdu.abort(error.reason))
-                connection.finish()
+            association = AcceptedAssociation(self._ae, connection, self._contexts, MAX_PDU)
+            try:
+                self._answer(connection, association)
+            except ProtocolError as error:
+                log.warning("protocol error", host=connection.host, reason=str(error))
+                association.send_abort(error.reason)
+            connection.finish()
         except PeerSilent as error:
             log.warning("peer cut off", host=connection.host, reason=str(error))
         except PeerGone as error:
@@ -185,28 +188,25 @@ class Receiver:
             connection.close()
             self._connections.remove(connection)
 
-    def _answer(self, connection: Connection, request: AssociateRequest) -> None:
-        peer = Peer(request.calling_ae, request.called_ae, connection.host)
-        congestion = self._readiness.congestion
-        applicant = Applicant(connection.host, request, connection.certificate_names)
-        rejection = admit(applicant, self._rules, congestion=congestion)
-        slot = None
-        if rejection is None:
-            slot = self._take_slot(connection.host)
-            rejection = pdu.TEMPORARY_CONGESTION if slot is None else None
-        if slot is None or rejection is not None:
-            log.warning("association rejected", **_who(peer), rejection=_written(rejection))
-            connection.send(pdu.associate_reject(rejection or pdu.TEMPORARY_CONGESTION))
-            connection.finish()
+    def _answer(self, connection: Connection, association: AcceptedAssociation) -> None:
+        applicant = association.await_request()
+        if applicant is None:
+            return
+        peer = Peer(applicant.calling_ae, applicant.called_ae, applicant.host)
+        rejection = admit(applicant, self._rules, congestion=self._readiness.congestion)
+        slot = None if rejection is not None else self._take_slot(connection.host)
+        if slot is None:
+            rejection = rejection or pdu.TEMPORARY_CONGESTION
+            log.warning("association rejected", **_who(peer), rejection=str(rejection))
+            association.reject(rejection)
             return
         try:
             self._connections.promote(connection)
-            last_word = self._associate(connection, request, peer)
+            abort = self._associate(connection, association, peer)
         finally:
             self._slots.give_back(slot)
-        if last_word is not None:
-            connection.send(last_word)
-            connection.finish()
+        if abort is not None:
+            association.send_abort(abort)
 
     def _take_slot(self, host: str) -> Slot | None:
         """A slot, at once or when one becomes free in a moment: a peer may reconnect faster than we tidy."""
@@ -217,12 +217,10 @@ class Receiver:
         return slot
 
     def _associate(
-        self, connection: Connection, request: AssociateRequest, peer: Peer
-    ) -> bytes | None:
-        """Serve an association to its end; what is to be sent after it, None where nobody listens."""
+        self, connection: Connection, association: AcceptedAssociation, peer: Peer
+    ) -> AbortReason | None:
+        """Serve an association to its end; why it is to be aborted, None where it ended otherwise."""
         receive = self._settings.receive
-        answers = negotiate(request.contexts, self._storage)
-        accepted = {a.id: a for a in answers if a.result is ContextResult.ACCEPTANCE}
         custody = Custody(
             self._settings.spool_dir,
             peer,
@@ -230,24 +228,21 @@ class Receiver:
             self._readiness,
             receive.max_instance_mb << 20,
         )
-        messages = Messages(connection, Agreement(accepted, request.max_pdu, MAX_PDU), custody)
-        accept = pdu.associate_accept(
-            request, answers, max_pdu=MAX_PDU, identity_confirmed=confirms_identity(request)
-        )
-        connection.send(accept)
+        association.accept()
         connection.negotiated()
-        ending, reason, last_word = Ending.LOST, "", None
+        messages = Messages(connection, association, custody)
+        ending, reason, abort = Ending.LOST, "", None
         try:
             messages.serve()
-            ending, last_word = Ending.RELEASED, b""
+            ending = Ending.RELEASED
         except AssociationAborted:
             ending, reason = Ending.ABORTED, "the peer aborted"
         except ProtocolError as error:
-            ending, reason, last_word = Ending.ABORTED, str(error), pdu.abort(error.reason)
+            ending, reason, abort = Ending.ABORTED, str(error), error.reason
         except (PeerGone, PeerSilent) as error:
             reason = str(error)
         except Exception as error:
-            reason, last_word = "a bug of ours", pdu.abort(pdu.AbortReason.NOT_SPECIFIED)
+            reason, abort = "a bug of ours", AbortReason.NOT_SPECIFIED
             _log_bug(error)
         finally:
             custody.end(ending)
@@ -260,7 +255,7 @@ class Receiver:
             stored=messages.stored,
             refused=messages.refused,
         )
-        return last_word
+        return abort
 
 
 class _Connections:
@@ -321,12 +316,6 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _who(peer: Peer) -> dict[str, str]:
     return {"calling_ae": peer.calling_ae, "called_ae": peer.called_ae, "host": peer.host}
-
-
-def _written(rejection: pdu.Rejection | None) -> str:
-    if rejection is None:
-        return "2/3/1, every slot is taken"
-    return f"{rejection.result}/{rejection.source}/{rejection.reason}"
 
 
 def _log_bug(error: Exception) -> None:

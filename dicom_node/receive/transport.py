@@ -103,6 +103,11 @@ class Connection:
             raise PeerGone(f"TLS handshake failed: {reason}") from error
 
     @property
+    def socket(self) -> socket.socket:
+        """The socket itself."""
+        return self._socket
+
+    @property
     def certificate_names(self) -> frozenset[str]:
         """Common name and DNS names of the peer's certificate; empty without TLS or certificate."""
         if not isinstance(self._socket, ssl.SSLSocket):
