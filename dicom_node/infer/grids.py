@@ -143,13 +143,66 @@ def scores_to_source_labels(scores: torch.Tensor, to: GridMap) -> Labels:
     them, whatever the scores; so only voxels at a border are interpolated at all.
     """
     ordered = np.stack([_ordered(channel, to) for channel in scores]).astype(np.float32, copy=False)
-    best = np.argmax(ordered, axis=0).astype(np.uint8)
+    best = np.empty(ordered.shape[1:], dtype=np.uint8)
+    cells = np.empty_like(best)
     out = np.zeros(to.shape, dtype=np.uint8)
+    _in_slabs(lambda begin, end: kernels.best_of(ordered, best, begin, end), best.shape[0])
+    _in_slabs(lambda begin, end: kernels.agreed(best, cells, begin, end), best.shape[0])
     _in_slabs(
-        lambda begin, end: kernels.linear_best(ordered, best, to.matrix, out, begin, end),
+        lambda begin, end: kernels.linear_best(ordered, cells, to.matrix, out, begin, end),
         to.shape[0],
     )
     return out
+
+
+def argmax(scores: torch.Tensor) -> torch.Tensor:
+    """`(C, ...)` -> `(1, ...)` uint8: the best channel, the first of equals."""
+    if scores.device.type != "cpu" or scores.ndim != 4:
+        return scores.max(dim=0, keepdim=True).indices.to(torch.uint8)
+    values = scores.detach().contiguous().numpy()
+    best: Labels = np.empty(scores.shape[1:], dtype=np.uint8)
+    _in_slabs(lambda begin, end: kernels.best_of(values, best, begin, end), best.shape[0])
+    return torch.from_numpy(best)[None]
+
+
+def resampled(
+    volume: Volume, affine: npt.NDArray[np.float64], shape: tuple[int, ...], scale: "Scale"
+) -> torch.Tensor:
+    """The volume on another grid, trilinearly, its edge going on outside, with its values scaled.
+
+    Args:
+        volume: the source.
+        affine: of the new grid, `(i, j, k, 1)` -> RAS.
+        shape: of the new grid, `(i, j, k)`.
+        scale: what becomes of a value.
+
+    Returns:
+        `(i, j, k)` float32; a view of an array that runs along the source's axes, which is what makes it
+        fast to fill.
+    """
+    to_source = np.eye(4)[[2, 1, 0, 3]] @ np.linalg.inv(_source_affine(volume)) @ affine
+    order = _matching_axes(np.asarray(np.linalg.inv(to_source)[:3, :3], dtype=np.float64))
+    matrix = to_source[:3][:, [*order, 3]].copy()
+    matrix[np.abs(matrix) < 1e-9] = 0.0
+    out = np.empty([shape[axis] for axis in order], dtype=np.float32)
+    values = np.ascontiguousarray(volume.array)
+    _in_slabs(
+        lambda begin, end: kernels.resample(
+            values, matrix, scale.gain, scale.offset, scale.low, scale.high, out, begin, end
+        ),
+        out.shape[0],
+    )
+    return torch.from_numpy(out.transpose(np.argsort(order)))
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A linear map of values, and the range that it is held in."""
+
+    gain: float = 1.0
+    offset: float = 0.0
+    low: float = -np.inf
+    high: float = np.inf
 
 
 def _matching_axes(linear: Float64) -> tuple[int, int, int]:

@@ -19,6 +19,7 @@ from monai.transforms import MapTransform
 
 from dicom_node.errors import ModelFailed, NodeError, NotApplicable
 from dicom_node.infer.bundle import LoadedBundle
+from dicom_node.infer.fused import fused
 from dicom_node.infer.grids import to_meta_tensor
 from dicom_node.records import Image, ProjectionImage, Volume
 
@@ -94,8 +95,13 @@ def prepare(
     """
     said = dict(prompts or {})
     keys = tuple(key for key in bundle.input_keys if key not in said)
-    data = {**_images(bundle, keys, image, also), **said}
-    for transform in bundle.preprocessing:
+    single = not bundle.is_colour and bundle.channels == 1 and len(keys) == 1 and not also
+    done = fused(bundle.preprocessing, keys[0], image) if single else None
+    if done is not None:
+        data, left = {keys[0]: done[0], **said}, done[1]
+    else:
+        data, left = {**_images(bundle, keys, image, also), **said}, bundle.preprocessing
+    for transform in left:
         for key in (getattr(transform, "source", None), getattr(transform, "foreground", None)):
             if isinstance(key, str) and key not in data:
                 raise NotApplicable(f"the model asks a person for {key!r}, which a series has not")

@@ -94,38 +94,107 @@ def linear(values, matrix, out, begin, end):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def linear_best(scores, best, matrix, out, begin, end):  # type: ignore[no-untyped-def]
+def best_of(scores, best, begin, end):  # type: ignore[no-untyped-def]
+    """`best[begin:end]`: the argmax of `scores`, `(n, a, b, c)`, over its first axis, first of equals."""
+    for a in range(begin, end):
+        for b in range(best.shape[1]):
+            top = scores[0, a, b].copy()
+            found = np.zeros(best.shape[2], best.dtype)
+            for n in range(1, scores.shape[0]):
+                row = scores[n, a, b]
+                for c in range(best.shape[2]):
+                    if row[c] > top[c]:
+                        top[c] = row[c]
+                        found[c] = n
+            best[a, b] = found
+
+
+MIXED = 255
+"""In `agreed`: the neighbours of this cell have not all the same label."""
+
+
+@_compiled
+def agreed(best, out, begin, end):  # type: ignore[no-untyped-def]
+    """`out[begin:end]`: the label that a voxel of `best` and its seven upper neighbours share, or `MIXED`."""
+    na, nb, nc = best.shape
+    for a in range(begin, end):
+        a1 = min(a + 1, na - 1)
+        for b in range(nb):
+            b1 = min(b + 1, nb - 1)
+            for c in range(nc):
+                c1 = min(c + 1, nc - 1)
+                label = best[a, b, c]
+                if (
+                    label == best[a, b, c1] and label == best[a, b1, c] and label == best[a, b1, c1]
+                    and label == best[a1, b, c] and label == best[a1, b, c1]
+                    and label == best[a1, b1, c] and label == best[a1, b1, c1]
+                ):  # fmt: skip
+                    out[a, b, c] = label
+                else:
+                    out[a, b, c] = MIXED
+
+
+@_compiled
+def _best_between(scores, a0, a1, wa, b0, b1, wb, c0, c1, wc):  # type: ignore[no-untyped-def]
+    top, label = -np.inf, 0
+    for n in range(scores.shape[0]):
+        score = _mixed(scores[n], a0, a1, wa, b0, b1, wb, c0, c1, wc)
+        if score > top:
+            top, label = score, n
+    return label
+
+
+@_compiled
+def linear_best(scores, cells, matrix, out, begin, end):  # type: ignore[no-untyped-def]
     """`out[begin:end]`: which of `scores`, `(n, a, b, c)`, is largest after trilinear interpolation.
 
-    `best`, `(a, b, c)`, is the argmax of `scores`. Where all eight neighbours agree in it, every point
-    between them has the same argmax, since interpolation keeps the order of two channels that all
+    `cells` is what `agreed` makes of the argmax of `scores`. Where all eight neighbours agree in it, every
+    point between them has the same argmax, since interpolation keeps the order of two channels that all
     neighbours agree on; only the other points are interpolated.
     """
-    na, nb, nc = best.shape
+    na, nb, nc = cells.shape
+    upright = matrix[0, 2] == 0.0 and matrix[1, 2] == 0.0
     for z in range(begin, end):
         for y in range(out.shape[1]):
+            a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 3]
+            b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 3]
+            c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 3]
+            if upright and (_outside(a, na) or _outside(b, nb)):
+                continue
+            a0, a1, wa = _below(a, na)
+            b0, b1, wb = _below(b, nb)
             for x in range(out.shape[2]):
-                a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
-                b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
-                c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
-                if _outside(a, na) or _outside(b, nb) or _outside(c, nc):
+                if not upright:
+                    pa, pb = a + matrix[0, 2] * x, b + matrix[1, 2] * x
+                    if _outside(pa, na) or _outside(pb, nb):
+                        continue
+                    a0, a1, wa = _below(pa, na)
+                    b0, b1, wb = _below(pb, nb)
+                pc = c + matrix[2, 2] * x
+                if _outside(pc, nc):
                     continue
-                a0, a1, wa = _below(a, na)
-                b0, b1, wb = _below(b, nb)
-                c0, c1, wc = _below(c, nc)
-                label = best[a0, b0, c0]
-                if (
-                    label == best[a0, b0, c1] and label == best[a0, b1, c0]
-                    and label == best[a0, b1, c1] and label == best[a1, b0, c0]
-                    and label == best[a1, b0, c1] and label == best[a1, b1, c0]
-                    and label == best[a1, b1, c1]
-                ):  # fmt: skip
-                    out[z, y, x] = label
-                    continue
-                top = -np.inf
-                for n in range(scores.shape[0]):
-                    score = _mixed(scores[n], a0, a1, wa, b0, b1, wb, c0, c1, wc)
-                    if score > top:
-                        top = score
-                        label = n
+                c0, c1, wc = _below(pc, nc)
+                label = cells[a0, b0, c0]
+                if label == MIXED:
+                    label = _best_between(scores, a0, a1, wa, b0, b1, wb, c0, c1, wc)
                 out[z, y, x] = label
+
+
+@_compiled
+def resample(values, matrix, gain, offset, low, high, out, begin, end):  # type: ignore[no-untyped-def]
+    """`out[begin:end]`: `values`, `(z, y, x)`, trilinearly at `matrix @ (a, b, c, 1)`, then scaled.
+
+    Outside the grid its edge goes on. A value becomes `min(max(gain * value + offset, low), high)`.
+    """
+    nz, ny, nx = values.shape
+    for a in range(begin, end):
+        for b in range(out.shape[1]):
+            z = matrix[0, 0] * a + matrix[0, 1] * b + matrix[0, 3]
+            y = matrix[1, 0] * a + matrix[1, 1] * b + matrix[1, 3]
+            x = matrix[2, 0] * a + matrix[2, 1] * b + matrix[2, 3]
+            for c in range(out.shape[2]):
+                z0, z1, wz = _below(z + matrix[0, 2] * c, nz)
+                y0, y1, wy = _below(y + matrix[1, 2] * c, ny)
+                x0, x1, wx = _below(x + matrix[2, 2] * c, nx)
+                value = _mixed(values, z0, z1, wz, y0, y1, wy, x0, x1, wx)
+                out[a, b, c] = min(max(gain * value + offset, low), high)

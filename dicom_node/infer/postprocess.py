@@ -20,6 +20,7 @@ import torch
 from dicom_node.errors import ModelFailed
 from dicom_node.infer.grids import (
     GridMap,
+    argmax,
     labels_to_source,
     scores_to_source_labels,
     values_to_source,
@@ -53,11 +54,6 @@ def inverts_scores(steps: Sequence[Any]) -> bool:
         if _is(step, "Invert"):
             return True
     return False
-
-
-def argmax(scores: torch.Tensor) -> torch.Tensor:
-    """`(C, ...)` -> `(1, ...)` uint8. `max` is many times faster than `argmax` along the first axis."""
-    return scores.max(dim=0, keepdim=True).indices.to(torch.uint8)
 
 
 def segment(output: torch.Tensor, steps: Sequence[Any], to: GridMap) -> Labels:

@@ -22,7 +22,7 @@ from dicom_node.infer import postprocess
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.classify import classify
 from dicom_node.infer.dictionary import is_dictionary, run_dictionary
-from dicom_node.infer.grids import GridMap, grid_map, labels_to_source
+from dicom_node.infer.grids import GridMap, argmax, grid_map, labels_to_source
 from dicom_node.infer.inputs import Prepared, check_dimensions, prepare, readable
 from dicom_node.infer.windows import Reduce, WindowPlan, check_finite, slide, whole_image
 from dicom_node.records import (
@@ -92,7 +92,7 @@ def _segment(
         done = _argmax_after_invert(steps)
         if done:
             notes = (*notes, "borders are those of the network's grid: memory was short")
-    output = _slide(bundle, prepared.tensor, postprocess.argmax if done else None)
+    output = _slide(bundle, prepared.tensor, argmax if done else None)
     labels = postprocess.segment(output, steps[done:], to)
     _check_values(bundle, output, labels_only=bool(done))
     return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)

@@ -15,7 +15,7 @@ from pydicom.filereader import read_file_meta_info
 
 from dicom_node import __version__
 from dicom_node.catalogue import ModelDescription
-from dicom_node.compose.context import ALL_KINDS, ComposeContext
+from dicom_node.compose.context import DEFAULT_KINDS, ComposeContext
 from dicom_node.compose.part10 import write
 from dicom_node.errors import ReadError
 from dicom_node.files import dicom_files
@@ -54,7 +54,7 @@ def run_on_folder(
     out: Path,
     settings: Settings | None = None,
     *,
-    kinds: Iterable[str] = ALL_KINDS,
+    kinds: Iterable[str] = DEFAULT_KINDS,
     tell: Callable[[SeriesRun], None] | None = None,
 ) -> list[SeriesRun]:
     """Run a model on every series of a folder, and write its results.

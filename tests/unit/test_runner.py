@@ -11,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.inferers import SlidingWindowInferer
-from monai.transforms import Compose, Invertd, Orientationd, Spacingd
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    Invertd,
+    NormalizeIntensityd,
+    Orientationd,
+    ScaleIntensityRanged,
+    Spacingd,
+)
 
 from dicom_node.errors import BundleRefused, ModelFailed, NotApplicable
 from dicom_node.infer import runner, windows
+from dicom_node.infer.fused import fused
 from dicom_node.infer.grids import (
     grid_map,
     labels_to_source,
@@ -137,6 +146,38 @@ def test_labels_agree_with_monais_own_inversion(orientation: str) -> None:
     ours = labels_to_source(labels[0].as_tensor(), to) > 0
     # a source voxel half way between two of the network's may fall to either
     assert dice(ours, theirs) > 0.97
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("pixdim", [[2.0, 2.0, 2.0], [0.7, 1.9, -1.0]])
+def test_preprocessing_in_one_pass_gives_what_monai_gives(
+    orientation: str, pixdim: list[float]
+) -> None:
+    rng = np.random.default_rng(2)
+    array = rng.normal(0, 700, (14, 22, 26)).astype(np.float32)
+    image = volume(array, ORIENTATIONS[orientation], spacing=(3.1, 1.07, 0.93))
+    transforms = [
+        Orientationd(keys="image", axcodes="LPS", labels=None),
+        Spacingd(keys="image", pixdim=pixdim, mode="bilinear"),
+        EnsureTyped(keys="image"),
+        ScaleIntensityRanged("image", -1000.0, 500.0, 0.0, 1.0, clip=True),
+        NormalizeIntensityd("image"),
+    ]
+    found = fused(transforms, "image", image)
+    assert found is not None
+    ours, left = found
+    assert [type(step).__name__ for step in left] == ["NormalizeIntensityd"]
+    theirs = Compose(transforms[:4])({"image": to_meta_tensor(image)})["image"]
+    assert ours.shape == theirs.shape
+    assert np.allclose(np.asarray(ours.affine), np.asarray(theirs.affine), atol=1e-6)
+    assert float((ours.as_tensor() - theirs.as_tensor()).abs().max()) < 2e-3
+
+
+def test_other_preprocessing_is_left_to_monai() -> None:
+    image = volume(asymmetric_block((8, 9, 10)))
+    nearest = Spacingd(keys="image", pixdim=(2.0, 2.0, 2.0), mode="nearest")
+    assert fused([nearest], "image", image) is None
+    assert fused([NormalizeIntensityd("image")], "image", image) is None
 
 
 def test_smooth_labels_are_the_argmax_of_interpolated_scores() -> None:
