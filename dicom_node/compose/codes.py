@@ -44,6 +44,28 @@ MEDIAN: Code = ("373099004", "SCT", "Median")
 PERCENTILE_5: Code = ("371888009", "SCT", "5th percentile")
 PERCENTILE_95: Code = ("371889001", "SCT", "95th percentile")
 
+ENTIRE_BODY: Code = ("38266002", "SCT", "Entire body")
+BODY_PARTS: Mapping[str, Code] = MappingProxyType(
+    {
+        "ABDOMEN": ("818981001", "SCT", "Abdomen"),
+        "ABDOMENPELVIS": ("818982008", "SCT", "Abdomen and Pelvis"),
+        "BRAIN": ("12738006", "SCT", "Brain"),
+        "BREAST": ("76752008", "SCT", "Breast"),
+        "CHEST": ("51185008", "SCT", "Chest"),
+        "HEAD": ("69536005", "SCT", "Head"),
+        "HEART": ("80891009", "SCT", "Heart"),
+        "KIDNEY": ("64033007", "SCT", "Kidney"),
+        "KNEE": ("72696002", "SCT", "Knee"),
+        "LIVER": ("10200004", "SCT", "Liver"),
+        "LUNG": ("39607008", "SCT", "Lung"),
+        "NECK": ("45048000", "SCT", "Neck"),
+        "PELVIS": ("12921003", "SCT", "Pelvis"),
+        "PROSTATE": ("41216001", "SCT", "Prostate"),
+        "SPINE": ("421060004", "SCT", "Spine"),
+    }
+)
+"""Body Part Examined to anatomic region (PS3.16 Annex L), the frequent ones."""
+
 UNITS: Mapping[str, Code] = MappingProxyType(
     {
         "mm": ("mm", "UCUM", "millimeter"),

@@ -14,7 +14,7 @@ from pydicom.uid import ParametricMapStorage
 
 from dicom_node.catalogue import ClassDescription, Code
 from dicom_node.compose import secondary
-from dicom_node.compose.codes import UNITS, coded
+from dicom_node.compose.codes import BODY_PARTS, ENTIRE_BODY, UNITS, coded
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.equipment import (
     Output,
@@ -98,12 +98,22 @@ def parametric_map(
     _dimensions(ctx, made)
     shared = shared_groups(grid)
     _map_groups(shared, of_class, kind)
+    shared.FrameAnatomySequence = [_anatomy(source)]
     made.SharedFunctionalGroupsSequence = [shared]
     made.PerFrameFunctionalGroupsSequence = [
         _frame(volume, grid.positions[z], int(z), index) for index, z in enumerate(slices, start=1)
     ]
     pixels = np.ascontiguousarray(heat[slices], dtype="<f4").reshape(-1).view(np.uint8).data
     return dicom_file("heatmap", made, element(FLOAT_PIXEL_DATA, b"OF", pixels), pixels)
+
+
+def _anatomy(source: Dataset) -> Dataset:
+    """Frame Anatomy; dcmqi does not read a map without it."""
+    item = Dataset()
+    item.FrameLaterality = "U"
+    part = str(source.get("BodyPartExamined") or "").upper()
+    item.AnatomicRegionSequence = [coded(BODY_PARTS.get(part, ENTIRE_BODY))]
+    return item
 
 
 def _dimensions(ctx: ComposeContext, made: Dataset) -> None:

@@ -71,6 +71,31 @@ def histogram(labels: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]) -> N
 
 
 @_compiled
+def slice_histograms(
+    labels: npt.NDArray[Any],
+    image: npt.NDArray[np.float32],
+    lowest: npt.NDArray[np.float64],
+    per_unit: npt.NDArray[np.float64],
+    bins: npt.NDArray[np.int64],
+) -> None:
+    """Add one slice to the histogram of each label.
+
+    Args:
+        lowest: `(labels,)`, the value of the first bin.
+        per_unit: `(labels,)`, bins per modality unit.
+        bins: `(labels, n)`, counts.
+    """
+    rows, columns = labels.shape
+    for y in range(rows):
+        for x in range(columns):
+            label = labels[y, x]
+            if label:
+                at = int((np.float64(image[y, x]) - lowest[label]) * per_unit[label] + 0.5)
+                if 0 <= at < bins.shape[1]:  # a value that is not finite has no bin
+                    bins[label, at] += 1
+
+
+@_compiled
 def pack_slice(
     labels: npt.NDArray[Any],
     frame_of: npt.NDArray[np.int64],

@@ -12,6 +12,7 @@ from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_node.catalogue import ClassDescription, Code
 from dicom_node.compose import codes
+from dicom_node.compose.axes import axes
 from dicom_node.compose.content import code_item, container, image, number, polyline, text, uid
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.contour import outline
@@ -310,6 +311,9 @@ def _volumetric_group(
         (codes.STANDARD_DEVIATION, measured.sd),
         (codes.MINIMUM, measured.minimum),
         (codes.MAXIMUM, measured.maximum),
+        (codes.PERCENTILE_5, measured.percentiles[0]),
+        (codes.MEDIAN, measured.percentiles[1]),
+        (codes.PERCENTILE_95, measured.percentiles[2]),
     )
     referenced = SourceFrame(seg.sop_class_uid, seg.sop_instance_uid)
     children = [
@@ -340,12 +344,16 @@ def _planar_group(
     key = finding.measured.key_slice
     spacing = volume.spacing
     area = float(finding.measured.areas[key]) * spacing[1] * spacing[2]
-    points = outline(findings.numbers[key] == finding.number)
+    mask = findings.numbers[key] == finding.number
     children = [
         *_group_head(ctx, finding),
-        polyline(("111030", "DCM", "Image Region"), points, volume.frames[key]),
+        polyline(("111030", "DCM", "Image Region"), outline(mask), volume.frames[key]),
         number(codes.AREA, round(area, 4), "mm2"),
     ]
+    if finding.segment.lesion:
+        measured = axes(mask, (spacing[1], spacing[2]))
+        children.append(number(codes.LONG_AXIS, round(measured.long_mm, 3), "mm"))
+        children.append(number(codes.SHORT_AXIS, round(measured.short_mm, 3), "mm"))
     return container("CONTAINS", GROUP, children, template="1410")
 
 

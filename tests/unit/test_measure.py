@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dicom_node.compose.axes import axes
 from dicom_node.compose.measure import measure
 from dicom_node.errors import ComposeError
 from tests.builders import images
@@ -42,6 +43,11 @@ def test_statistics_agree_with_simpleitk(name: str) -> None:
         assert one.minimum == pytest.approx(intensity.GetMinimum(label))
         assert one.maximum == pytest.approx(intensity.GetMaximum(label))
         np.testing.assert_allclose(one.centroid, intensity.GetCentroid(label), atol=1e-4)
+        values = np.sort(image[labels == label])
+        step = float(values[-1] - values[0]) / 8191 + 1e-4
+        for share, value in zip((0.05, 0.5, 0.95), one.percentiles, strict=True):
+            ranked = values[int(np.ceil(share * n)) - 1]  # by nearest rank
+            assert value == pytest.approx(ranked, abs=step)
         x, y, z, wide, high, deep = intensity.GetBoundingBox(label)
         assert one.box == ((z, z + deep - 1), (y, y + high - 1), (x, x + wide - 1))
         assert one.key_slice == int((labels == label).sum(axis=(1, 2)).argmax())
@@ -54,3 +60,28 @@ def test_nothing_labelled_is_nothing_measured() -> None:
 def test_grids_must_agree() -> None:
     with pytest.raises(ComposeError, match="labels are"):
         measure(np.zeros(SHAPE, np.uint8), np.zeros((6, 20, 23), np.float32), np.eye(4))
+
+
+def test_axes_of_a_rectangle_are_its_diagonal_and_what_lies_across() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[5:9, 10:13] = True  # 4 rows of 2 mm, 3 columns of 2 mm: 8 x 6 mm
+    found = axes(mask, (2.0, 2.0))
+    assert found.long_mm == pytest.approx(10.0)
+    assert found.short_mm == pytest.approx(2 * 8 * 6 / 10)
+    assert set(found.long_ends) in ({(10, 5), (13, 9)}, {(13, 5), (10, 9)})
+
+
+def test_axes_of_an_ellipse_are_its_own_within_a_pixel() -> None:
+    y, x = np.indices((80, 80)) - 40.0
+    turned = (x * 0.8 + y * 0.6) / 25, (y * 0.8 - x * 0.6) / 12
+    found = axes(turned[0] ** 2 + turned[1] ** 2 <= 1, (0.5, 0.5))
+    assert found.long_mm == pytest.approx(25.0, abs=0.8)
+    assert found.short_mm == pytest.approx(12.0, abs=0.8)
+
+
+def test_axes_know_that_pixels_are_not_square() -> None:
+    mask = np.zeros((10, 10), bool)
+    mask[2, 3:7] = True
+    found = axes(mask, (3.0, 1.0))
+    assert found.long_mm == pytest.approx(5.0)
+    assert found.short_mm == pytest.approx(2 * 4 * 3 / 5)
