@@ -20,7 +20,8 @@ PROGRAMS = {
 
 def program(name: str) -> str | None:
     """Where a program lies, also outside the PATH of an ordinary user."""
-    path = os.pathsep.join([str(VENV_BIN), os.environ.get("PATH", ""), "/usr/sbin"])
+    debian = ["/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    path = os.pathsep.join([str(VENV_BIN), os.environ.get("PATH", ""), *debian])
     return shutil.which(name, path=path)
 
 

@@ -3,10 +3,16 @@
 # Elsewhere it says what is missing; pytest then leaves those tests out and says so.
 
 packages=""
-need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || packages="$packages $2"; }
+have() { command -v "$1" || ls /usr/sbin/"$1" /usr/lib/postgresql/*/bin/"$1" /usr/share/orthanc/plugins/"$1"; }
+need() { have "$1" >/dev/null 2>&1 || packages="$packages $2"; }
 need storescu dcmtk
 need Orthanc orthanc
+need libOrthancDicomWeb.so orthanc-dicomweb
 need dciodvfy dicom3tools
+need chromium chromium
+need node nodejs
+need npm npm
+need postgres postgresql
 [ -n "$packages" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
