@@ -3,8 +3,14 @@
 # Elsewhere it says what is missing; pytest then leaves those tests out and says so.
 
 packages=""
-have() { command -v "$1" || ls /usr/sbin/"$1" /usr/lib/postgresql/*/bin/"$1" /usr/share/orthanc/plugins/"$1"; }
-need() { have "$1" >/dev/null 2>&1 || packages="$packages $2"; }
+have() {
+    command -v "$1" >/dev/null 2>&1 && return
+    for place in /usr/sbin /usr/lib/postgresql/*/bin /usr/share/orthanc/plugins; do
+        [ -e "$place/$1" ] && return
+    done
+    return 1
+}
+need() { have "$1" || packages="$packages $2"; }
 need storescu dcmtk
 need Orthanc orthanc
 need libOrthancDicomWeb.so orthanc-dicomweb

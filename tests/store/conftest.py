@@ -38,12 +38,18 @@ def postgresql() -> Iterator[str]:
         shutil.chown(folder, "postgres")
     port = free_port()
     data = folder / "data"
-    init = ["initdb", "--no-sync", "--auth=trust", "--username=node", f"--pgdata={data}"]
+    init = [
+        str(program("initdb")),
+        "--no-sync",
+        "--auth=trust",
+        "--username=node",
+        f"--pgdata={data}",
+    ]
     subprocess.run([*as_user, *init], check=True, capture_output=True, cwd=folder)
     options = ["-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder), "-F"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*as_user, "postgres", *options], stdout=log, stderr=log, cwd=folder
+            [*as_user, str(program("postgres")), *options], stdout=log, stderr=log, cwd=folder
         )
     url = f"postgresql+psycopg://node@127.0.0.1:{port}"
     try:
