@@ -113,7 +113,7 @@ def _phantom(folder: Path, progress: Progress) -> list[Path]:
 
     task = progress.add_task("Making a CT of a procedural thorax phantom", total=1)
     phantom = thorax(PHANTOM_SHAPE, PHANTOM_SPACING_MM, seed=7, nodules=3)
-    files = write_ct_series(phantom, folder, seed=7)
+    files: list[Path] = write_ct_series(phantom, folder, seed=7)
     progress.update(task, completed=1)
     return files
 
