@@ -6,6 +6,7 @@ processes of a whole node are `supervisor`'s business.
 
 import os
 import random
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,9 +30,10 @@ from dicom_node.store.database import open_database
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
+from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.worklist import Worklist
-from dicom_node.upkeep.leases import LeaseWatch
+from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
 from dicom_node.web.listen import bind, check_web
 
 if TYPE_CHECKING:
@@ -123,8 +125,22 @@ def _assemble(settings: Settings, engine: Engine, stop: threading.Event) -> None
 def _infer(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     from dicom_node.infer.worker import Worker
 
-    owner = f"{socket.gethostname()}/{os.getpid()}"
+    owner = worker_name(os.getpid())
     Worker(settings, check(settings), JobQueue(engine), owner=owner).run(stop)
+
+
+def worker_died(settings: Settings, pid: int, code: int) -> None:
+    """Give what a dead inference worker held to the next one, or call it POISON after too many deaths."""
+    engine = open_database(settings.effective_database_url)
+    try:
+        reason = f"worker {worker_name(pid)} died ({_signal_name(code)})"
+        take_back_from(JobQueue(engine), worker_name(pid), reason)
+    finally:
+        engine.dispose()
+
+
+def _signal_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
@@ -169,6 +185,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
         worklist=Worklist(engine),
         overview=Overview(engine),
         accounts=Accounts(engine),
+        operator=partial(Operator, engine),
         echo=echo,
         routes_of=partial(_routes_of, settings),
     )

@@ -296,6 +296,13 @@ def _plain(row: Any) -> dict[str, Any]:
 
 # what became of a revision is history once the next one has come
 _COUNTS = series.c.state != SeriesState.SUPERSEDED
+# and so is a run of a model once it was run again
+_later_run = job.alias()
+_LAST_RUN = ~exists().where(
+    _later_run.c.series_id == job.c.series_id,
+    _later_run.c.model == job.c.model,
+    _later_run.c.id > job.c.id,
+)
 
 
 def _studies_in(shown: Shown) -> Select[Any]:
@@ -307,7 +314,7 @@ def _studies_in(shown: Shown) -> Select[Any]:
         parts.append(
             select(series.c.study_uid)
             .join(job, job.c.series_id == series.c.id)
-            .where(job.c.state.in_(job_states), _COUNTS)
+            .where(job.c.state.in_(job_states), _COUNTS, _LAST_RUN)
         )
     if delivery_states := _DELIVERIES.get(shown):
         parts.append(
@@ -315,7 +322,7 @@ def _studies_in(shown: Shown) -> Select[Any]:
             .join(delivery, delivery.c.result_id == result.c.id)
             .join(job, job.c.id == result.c.job_id)
             .join(series, series.c.id == job.c.series_id)
-            .where(delivery.c.state.in_(delivery_states), _COUNTS)
+            .where(delivery.c.state.in_(delivery_states), _COUNTS, _LAST_RUN)
         )
     together = parts[0] if len(parts) == 1 else parts[0].union(*parts[1:])
     inner = together.subquery()

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
 from dicom_node.observe.logging import get_logger
-from dicom_node.web import api, health, login, pages
+from dicom_node.web import api, health, login, orders, pages
 from dicom_node.web.guard import MustChangePassword, NotLoggedIn, Shield, caller_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
@@ -37,7 +37,7 @@ def make_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     app.state.parts = parts
-    for router in (login.router, health.router, pages.router, api.router):
+    for router in (login.router, health.router, pages.router, api.router, orders.router):
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(NotLoggedIn, _not_logged_in)

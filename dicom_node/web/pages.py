@@ -14,6 +14,7 @@ from dicom_node.store.accounts import UserRole
 from dicom_node.store.worklist import Shown
 from dicom_node.web import passwords
 from dicom_node.web import questions as ask
+from dicom_node.web.actions import WORDS, offered
 from dicom_node.web.api import LARGEST_ID
 from dicom_node.web.guard import AdminCaller, AnyCaller, OperatorCaller, check_csrf, parts_of
 from dicom_node.web.render import page
@@ -71,6 +72,7 @@ def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
         caller=caller,
         study=story.study,
         moves=story.moves,
+        orders={order.value: WORDS[order].button for order in offered(found["series"])},
     )
 
 

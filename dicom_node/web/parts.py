@@ -11,6 +11,7 @@ from typing import Any
 from dicom_node.catalogue import ModelDescription
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
+from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.worklist import Worklist
 from dicom_node.web.attempts import Attempts
@@ -34,6 +35,8 @@ class Parts:
     worklist: Worklist
     overview: Overview
     accounts: Accounts
+    operator: Callable[[str], Operator]
+    """The hands of somebody of this name."""
     echo: Callable[[DestinationSettings], None]
     """C-ECHO to a destination; raises `PeerUnreachable` or `PeerRefused`."""
     routes_of: Callable[[Mapping[str, Any], str, str, int], list[RouteVerdict]]

@@ -83,7 +83,9 @@ def standing_of_series(series: dict[str, Any]) -> Standing:
     if state == "NO_ROUTE" or not series["jobs"]:
         return Standing(Stage.NO_ROUTE, series["reason"])
     order = list(Stage)
-    return min(map(_of_job, series["jobs"]), key=lambda one: order.index(one.stage))
+    # an earlier run of a model is history once it was run again
+    last_runs = {job["model"]: job for job in series["jobs"]}
+    return min(map(_of_job, last_runs.values()), key=lambda one: order.index(one.stage))
 
 
 def _of_job(job: dict[str, Any]) -> Standing:

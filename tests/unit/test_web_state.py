@@ -12,10 +12,12 @@ def a_series(state: str = "QUEUED", *jobs: dict[str, Any], current: bool = True)
     return {"state": state, "reason": "why", "jobs": list(jobs), "current": current}
 
 
-def a_job(state: str, *deliveries: str, outcome: str | None = "succeeded") -> dict[str, Any]:
+def a_job(
+    state: str, *deliveries: str, outcome: str | None = "succeeded", model: str = "m"
+) -> dict[str, Any]:
     gone = [{"state": one, "destination": "pacs", "reason": ""} for one in deliveries]
     results = [{"deliveries": gone}]
-    return {"model": "m", "state": state, "reason": "r", "outcome": outcome, "results": results}
+    return {"model": model, "state": state, "reason": "r", "outcome": outcome, "results": results}
 
 
 @pytest.mark.parametrize(
@@ -34,8 +36,11 @@ def a_job(state: str, *deliveries: str, outcome: str | None = "succeeded") -> di
         (a_series("QUEUED", a_job("FAILED", "CONFIRMED")), Stage.FAILED),
         (a_series("QUEUED", a_job("POISON")), Stage.FAILED),
         (a_series("QUEUED", a_job("CANCELLED")), Stage.CANCELLED),
-        (a_series("QUEUED", a_job("STORED", "CONFIRMED"), a_job("RUNNING")), Stage.RUNNING),
-        (a_series("QUEUED", a_job("RUNNING"), a_job("FAILED")), Stage.FAILED),
+        (
+            a_series("QUEUED", a_job("STORED", "CONFIRMED"), a_job("RUNNING", model="n")),
+            Stage.RUNNING,
+        ),
+        (a_series("QUEUED", a_job("RUNNING"), a_job("FAILED", model="n")), Stage.FAILED),
     ],
 )
 def test_a_series_is_as_far_as_what_is_furthest_behind(
@@ -49,6 +54,15 @@ def test_a_study_is_as_its_worst_series_is_and_history_does_not_count() -> None:
     localizer, failed = a_series("NO_ROUTE"), a_series("QUEUED", a_job("FAILED"), current=False)
     assert standing_of_study([localizer, failed, delivered]).stage is Stage.DELIVERED
     assert standing_of_study([delivered, a_series("HELD")]).stage is Stage.HELD
+
+
+def test_a_run_that_was_run_again_is_history() -> None:
+    assert (
+        standing_of_series(
+            a_series("QUEUED", a_job("FAILED", "CONFIRMED"), a_job("STORED", "CONFIRMED"))
+        ).stage
+        is Stage.DELIVERED
+    )
 
 
 def test_what_was_not_applicable_says_why() -> None:
