@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from skimage.measure import approximate_polygon, find_contours
+from skimage.measure import find_contours
+
+from dicom_node.compose.kernels import simplified
 
 MOST_POINTS = 400
 """A contour of more points is drawn no better by any viewer."""
@@ -30,14 +32,16 @@ def _enclosed(contour: npt.NDArray[np.float64]) -> float:
 def outline(mask: npt.NDArray[Any]) -> list[tuple[float, float]]:
     """The largest outer contour of `(y, x)` as SCOORD points: (column, row), corner of the image at (0, 0).
 
-    Simplified until it has at most `MOST_POINTS` points; the border moves by under half a pixel.
+    Simplified until it has at most `MOST_POINTS` points, or the border would move by more than a pixel.
     """
     contours = outer_contours(mask.astype(bool))
     if not contours:
         return []
     contour = np.vstack([contours[0], contours[0][:1]])
     for tolerance in (0.1, 0.25, 0.5, 1.0):
-        simple = approximate_polygon(contour, tolerance)
+        keep = np.zeros(len(contour), dtype=np.bool_)
+        simplified(contour, tolerance, keep)
+        simple = contour[keep]
         if len(simple) <= MOST_POINTS:
             break
     return [(float(column) + 0.5, float(row) + 0.5) for row, column in simple[:-1]]

@@ -17,10 +17,13 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from dicom_node.catalogue import Code
 from dicom_node.compose.codes import coded
 from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.encoding import head, sequence, string
 from dicom_node.compose.equipment import Output, common, instance_uid
 from dicom_node.compose.grid import source_reference
+from dicom_node.compose.kernels import store_slice
 from dicom_node.compose.measure import for_each_slice
-from dicom_node.compose.part10 import element, encode, preamble
+from dicom_node.compose.part10 import encode, preamble
+from dicom_node.compose.seg import source_image
 from dicom_node.errors import ComposeError
 from dicom_node.read.elements import BIG_ENDIAN, IMPLICIT, PIXEL_DATA, spans
 from dicom_node.read.volume import LazyHeaders
@@ -105,13 +108,9 @@ def stored_pixels(volume: Volume, values: Float32, header: Dataset) -> npt.NDArr
 
     def one(z: int) -> None:
         slope, intercept = volume.rescale[z]
-        back = (values[z] - np.float32(intercept)) / np.float32(slope)
-        if not np.isfinite(back).all():
+        if not store_slice(values[z], slope, intercept, low, high, made[z]):
             broken.append(z)
-            return
-        np.rint(back, out=back)
-        made[z] = np.clip(back, low, high)
-        if padding is not None:
+        elif padding is not None:
             source = np.rint((volume.array[z] - intercept) / slope)
             made[z][source == int(padding)] = int(padding)
 
@@ -177,13 +176,9 @@ def _spliced(source: Iterator[tuple[int, bytes]], own: Mapping[int, bytes]) -> b
     return b"".join(merged[tag] for tag in sorted(merged))
 
 
-def _of_instance(
-    ctx: ComposeContext, output: Output, number: int, source: list[Dataset]
-) -> dict[int, bytes]:
-    made = Dataset()
-    made.SOPInstanceUID = instance_uid(ctx, output, number)
-    made.SourceImageSequence = source
-    return {int(one.tag): encode(_only(made, one.keyword)) for one in made}
+def _of_instance(ctx: ComposeContext, output: Output, number: int) -> dict[int, bytes]:
+    uid = instance_uid(ctx, output, number)
+    return {0x00080018: string(0x00080018, b"UI", uid)}
 
 
 def _instance(
@@ -194,7 +189,8 @@ def _instance(
     index: int,
     pixels: npt.NDArray[Any],
 ) -> DicomFile:
-    own = _of_instance(ctx, output, index + 1, [source_reference(volume.frames[index])])
+    own = _of_instance(ctx, output, index + 1)
+    own[0x00082112] = sequence(0x00082112, source_image(volume.frames[index]))
     return _file(ctx, volume, output, {**shared, **own}, index, pixels)
 
 
@@ -211,8 +207,7 @@ def _multi_frame(
     uid = str(header.SOPInstanceUID)
     slices = [z for z, frame in enumerate(volume.frames) if frame.sop_instance_uid == uid]
     slices.sort(key=lambda z: volume.frames[z].frame_number or 0)
-    own = _of_instance(ctx, output, index + 1, [])
-    own.pop(0x00082112)
+    own = _of_instance(ctx, output, index + 1)
     groups = Dataset()
     groups.SharedFunctionalGroupsSequence = [
         _derived(item) for item in header.get("SharedFunctionalGroupsSequence") or []
@@ -264,7 +259,7 @@ def _file(
         parts=(
             preamble(output.sop_class_uid, uid, UID(ExplicitVRLittleEndian)),
             _spliced(_elements(volume, index), own),
-            element(PIXEL_DATA, vr, content),
+            head(PIXEL_DATA, vr, len(content)),
             content,
         ),
     )

@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from dicom_node.catalogue import SegmentDescription
 from dicom_node.compose.context import ComposeContext
-from dicom_node.compose.kernels import histogram
-from dicom_node.compose.measure import Measured, for_each_slice, measure
+from dicom_node.compose.measure import Measured, measure
 from dicom_node.compose.uids import derived_uid
 from dicom_node.errors import ComposeError
 from dicom_node.records import Segmentation, Volume
@@ -69,7 +68,8 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
             f"the mask is {labels.shape}, the source {volume.array.shape}: not on one grid"
         )
     known = {segment.value: segment for segment in ctx.model.segments}
-    values = [int(value) for value in np.flatnonzero(_histogram(labels)) if value]
+    measured = measure(labels, volume.array, volume.affine)
+    values = sorted(measured)
     if strange := sorted(set(values) - set(known)):
         raise ComposeError(f"the mask holds values that the model does not name: {strange}")
     plan: list[tuple[SegmentDescription, int | None]] = []
@@ -85,20 +85,15 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
         for value in values:
             if known[value].lesion:
                 notes += _number_lesions(labels == value, known[value], plan, numbers)
-    measured = measure(numbers, volume.array, volume.affine)
+        measured = measure(numbers, volume.array, volume.affine)
+    else:
+        measured = {int(lut[value]): one for value, one in measured.items()}
     found = tuple(
         _finding(ctx, number, segment, ordinal, measured[number])
         for number, (segment, ordinal) in enumerate(plan, start=1)
     )
     absent = tuple(segment.label for value, segment in known.items() if value not in values)
     return Findings(found, numbers, absent, tuple(notes))
-
-
-def _histogram(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    counts = np.zeros((len(labels), 256), dtype=np.int64)
-    for_each_slice(lambda z: histogram(labels[z], counts[z]), range(len(labels)))
-    total: npt.NDArray[np.int64] = counts.sum(axis=0)
-    return total
 
 
 def _number_lesions(

@@ -16,6 +16,7 @@ from dicom_node.catalogue import ClassDescription, Code
 from dicom_node.compose import secondary
 from dicom_node.compose.codes import BODY_PARTS, ENTIRE_BODY, UNITS, coded
 from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.encoding import head
 from dicom_node.compose.equipment import (
     Output,
     common,
@@ -24,7 +25,7 @@ from dicom_node.compose.equipment import (
     content_label,
 )
 from dicom_node.compose.grid import frame_of_reference, grid_of, referenced_series, source_reference
-from dicom_node.compose.part10 import dicom_file, element
+from dicom_node.compose.part10 import dicom_file
 from dicom_node.compose.picture import heated, panel_rgb, windowed
 from dicom_node.compose.seg import shared_groups
 from dicom_node.compose.show import window_of, window_of_image
@@ -104,7 +105,7 @@ def parametric_map(
         _frame(volume, grid.positions[z], int(z), index) for index, z in enumerate(slices, start=1)
     ]
     pixels = np.ascontiguousarray(heat[slices], dtype="<f4").reshape(-1).view(np.uint8).data
-    return dicom_file("heatmap", made, element(FLOAT_PIXEL_DATA, b"OF", pixels), pixels)
+    return dicom_file("heatmap", made, head(FLOAT_PIXEL_DATA, b"OF", len(pixels)), pixels)
 
 
 def _anatomy(source: Dataset) -> Dataset:

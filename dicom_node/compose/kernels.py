@@ -62,15 +62,6 @@ def slice_statistics(
 
 
 @_compiled
-def histogram(labels: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]) -> None:
-    """Count the values of one slice `(y, x)` into `counts`, `(256,)`."""
-    rows, columns = labels.shape
-    for y in range(rows):
-        for x in range(columns):
-            counts[labels[y, x]] += 1
-
-
-@_compiled
 def slice_histograms(
     labels: npt.NDArray[Any],
     image: npt.NDArray[np.float32],
@@ -121,3 +112,63 @@ def pack_slice(
                 continue
             at = frame * size + y * columns + x
             bits[at >> 3] |= np.uint8(1 << (at & 7))
+
+
+@_compiled
+def store_slice(
+    values: npt.NDArray[np.float32],
+    slope: float,
+    intercept: float,
+    low: int,
+    high: int,
+    stored: npt.NDArray[Any],
+) -> bool:
+    """Write (values - intercept) / slope, rounded and limited to [low, high]; False if one is not finite."""
+    rows, columns = values.shape
+    for y in range(rows):
+        for x in range(columns):
+            value = (values[y, x] - intercept) / slope
+            if not np.isfinite(value):
+                return False
+            stored[y, x] = int(min(max(np.rint(value), low), high))
+    return True
+
+
+@_compiled
+def simplified(
+    points: npt.NDArray[np.float64], tolerance: float, keep: npt.NDArray[np.bool_]
+) -> None:
+    """Mark the points of a line that stay when no other moves it by more than `tolerance`.
+
+    Douglas and Peucker 1973, with a stack of our own.
+
+    Args:
+        points: `(n, 2)`.
+        keep: `(n,)`, False on entry.
+    """
+    stack = np.empty((len(points), 2), dtype=np.int64)
+    depth = 1
+    stack[0, 0] = 0
+    stack[0, 1] = len(points) - 1
+    keep[0] = True
+    keep[-1] = True
+    while depth > 0:
+        depth -= 1
+        first, last = stack[depth, 0], stack[depth, 1]
+        dy = points[last, 0] - points[first, 0]
+        dx = points[last, 1] - points[first, 1]
+        length = np.hypot(dy, dx)
+        farthest = -1
+        distance = tolerance
+        for i in range(first + 1, last):
+            ay = points[i, 0] - points[first, 0]
+            ax = points[i, 1] - points[first, 1]
+            away = abs(ay * dx - ax * dy) / length if length > 0 else np.hypot(ay, ax)
+            if away > distance:
+                distance = away
+                farthest = i
+        if farthest >= 0:
+            keep[farthest] = True
+            stack[depth, 0], stack[depth, 1] = first, farthest
+            stack[depth + 1, 0], stack[depth + 1, 1] = farthest, last
+            depth += 2

@@ -6,7 +6,6 @@ its name or is not there.
 
 import hashlib
 import os
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,11 +44,6 @@ def preamble(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
     to = DicomBytesIO()
     write_file_meta_info(to, meta)
     return b"\0" * 128 + b"DICM" + to.getvalue()
-
-
-def element(tag: int, vr: bytes, value: bytes | memoryview) -> bytes:
-    """The head of an element of a VR with a long length field; its value follows it."""
-    return struct.pack("<HH2sHL", tag >> 16, tag & 0xFFFF, vr, 0, len(value))
 
 
 def dicom_file(

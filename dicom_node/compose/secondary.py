@@ -13,9 +13,10 @@ from pydicom import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.compose.context import ComposeContext, DicomFile
+from dicom_node.compose.encoding import head
 from dicom_node.compose.equipment import Output, common
 from dicom_node.compose.grid import source_reference
-from dicom_node.compose.part10 import dicom_file, element
+from dicom_node.compose.part10 import dicom_file
 from dicom_node.compose.picture import font
 from dicom_node.records import SourceFrame
 
@@ -68,4 +69,4 @@ def capture(
     made.PixelRepresentation = 0
     content = np.ascontiguousarray(picture).tobytes()
     content += b"\0" * (len(content) % 2)
-    return dicom_file(kind, made, element(PIXEL_DATA, b"OB", content), content)
+    return dicom_file(kind, made, head(PIXEL_DATA, b"OB", len(content)), content)

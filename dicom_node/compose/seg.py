@@ -6,7 +6,6 @@ same place of the source. Functional groups are encoded by hand: there is one fo
 but three values are the slice's.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import SegmentationStorage
 
 from dicom_node.catalogue import Code
+from dicom_node.compose import encoding as e
 from dicom_node.compose.codes import SEGMENTATION, SOURCE_IMAGE, coded
 from dicom_node.compose.color import cielab
 from dicom_node.compose.context import ComposeContext, DicomFile
@@ -32,14 +32,13 @@ from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import Grid, frame_of_reference, grid_of, referenced_series
 from dicom_node.compose.kernels import pack_slice
 from dicom_node.compose.measure import for_each_slice
-from dicom_node.compose.part10 import dicom_file, element, encode
+from dicom_node.compose.part10 import dicom_file
 from dicom_node.compose.uids import derived_uid
 from dicom_node.errors import ComposeError
 from dicom_node.records import SourceFrame, Volume
 
 OUTPUT = Output("seg", 0, SegmentationStorage, "SEG")
 PER_FRAME, PIXEL_DATA = 0x52009230, 0x7FE00010
-_ITEM = 0xFFFEE000
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,8 @@ def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> Dicom
     return dicom_file(
         "seg",
         made,
-        element(PER_FRAME, b"SQ", groups),
         groups,
-        element(PIXEL_DATA, b"OB", bits),
+        e.head(PIXEL_DATA, b"OB", len(bits)),
         bits,
     )
 
@@ -179,63 +177,39 @@ def shared_groups(grid: Grid) -> Dataset:
 
 
 def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourceFrame], grid: Grid) -> bytes:
-    """The items of Per-Frame Functional Groups Sequence, encoded.
+    """Per-Frame Functional Groups Sequence, encoded.
 
     Derivation, content, position and segment of each frame, in the order of their tags.
     """
-    derivations: dict[int, bytes] = {}
-    positions: dict[int, bytes] = {}
+    of_slice: dict[int, tuple[bytes, bytes]] = {}
+    numbers: dict[int, bytes] = {}
     items = []
     for frame in frames:
-        z = frame.slice
-        if z not in derivations:
-            derivations[z] = _derivation(sources[z])
-            positions[z] = _sequence(0x00209113, _decimals(0x00200032, grid.positions[z]))
-        index = struct.pack("<HH2sHLL", 0x0020, 0x9157, b"UL", 8, frame.segment, z + 1)
-        number = struct.pack("<HH2sHH", 0x0062, 0x000B, b"US", 2, frame.segment)
-        items.append(
-            _item(
-                derivations[z]
-                + _sequence(0x00209111, index)
-                + positions[z]
-                + _sequence(0x0062000A, number)
-            )
-        )
-    return b"".join(items)
+        z, number = frame.slice, frame.segment
+        if z not in of_slice:
+            position = e.strings(0x00200032, b"DS", grid.positions[z])
+            of_slice[z] = derivation(sources[z], SEGMENTATION), e.sequence(0x00209113, position)
+        if number not in numbers:
+            numbers[number] = e.sequence(0x0062000A, e.unsigned(0x0062000B, number))
+        derived, placed = of_slice[z]
+        content = e.sequence(0x00209111, e.unsigned_long(0x00209157, number, z + 1))
+        items.append(derived + content + placed + numbers[number])
+    return e.sequence(PER_FRAME, *items)
 
 
-def _derivation(source: SourceFrame) -> bytes:
+def derivation(source: SourceFrame, how: Code) -> bytes:
     """Derivation Image Sequence of a slice (PS3.3 C.7.6.16.2.6)."""
-    content = _text(0x00081150, b"UI", source.sop_class_uid)
-    content += _text(0x00081155, b"UI", source.sop_instance_uid)
-    if source.frame_number is not None:
-        content += _text(0x00081160, b"IS", str(source.frame_number))
-    content += _text(0x0028135A, b"CS", "YES")
-    content += _sequence(0x0040A170, encode(coded(SOURCE_IMAGE)))
-    return _sequence(
+    return e.sequence(
         0x00089124,
-        _sequence(0x00082112, content) + _sequence(0x00089215, encode(coded(SEGMENTATION))),
+        e.sequence(0x00082112, source_image(source)) + e.sequence(0x00089215, e.code(how)),
     )
 
 
-def _text(tag: int, vr: bytes, value: str) -> bytes:
-    raw = value.encode("ascii")
-    if len(raw) % 2:
-        raw += b"\0" if vr == b"UI" else b" "
-    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(raw)) + raw
-
-
-def _decimals(tag: int, values: Sequence[str]) -> bytes:
-    return _text(tag, b"DS", "\\".join(values))
-
-
-def _item(content: bytes) -> bytes:
-    return struct.pack("<HHL", _ITEM >> 16, _ITEM & 0xFFFF, len(content)) + content
-
-
-def _sequence(tag: int, content: bytes) -> bytes:
-    item = _item(content)
-    return element(tag, b"SQ", item) + item
+def source_image(source: SourceFrame) -> bytes:
+    """An item of Source Image Sequence."""
+    content = e.reference(source.sop_class_uid, source.sop_instance_uid, source.frame_number)
+    content += e.string(0x0028135A, b"CS", "YES")
+    return content + e.sequence(0x0040A170, e.code(SOURCE_IMAGE))
 
 
 def packed_bits(numbers: npt.NDArray[np.unsignedinteger], frames: Sequence[Frame]) -> memoryview:

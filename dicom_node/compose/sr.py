@@ -13,9 +13,21 @@ from pydicom.uid import Comprehensive3DSRStorage
 from dicom_node.catalogue import ClassDescription, Code
 from dicom_node.compose import codes
 from dicom_node.compose.axes import axes
-from dicom_node.compose.content import code_item, container, image, number, polyline, text, uid
+from dicom_node.compose.codes import coded
+from dicom_node.compose.content import (
+    CONTENT_SEQUENCE,
+    code_item,
+    container,
+    image,
+    number,
+    polyline,
+    template,
+    text,
+    uid,
+)
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.contour import outline
+from dicom_node.compose.encoding import sequence
 from dicom_node.compose.equipment import MANUFACTURER, Output, common
 from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import instances, reference
@@ -69,7 +81,7 @@ def segmentation_report(
         notes: what was unusual, for the reader.
     """
     header = volume.headers[0]
-    groups: list[Dataset] = []
+    groups: list[bytes] = []
     if seg is not None:
         square = _square_pixels(volume)
         for finding in findings.found:
@@ -87,7 +99,8 @@ def segmentation_report(
     ]
     evidence = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
     sources = (str(header.SeriesInstanceUID), instances(volume.frames))
-    return _report(ctx, header, groups, evaluations, [sources, *evidence])
+    contours = bool(groups) and _square_pixels(volume)
+    return _report(ctx, header, groups, evaluations, [sources, *evidence], contours)
 
 
 def _in_words(header: Dataset, findings: Findings) -> list[str]:
@@ -142,7 +155,7 @@ def classification_report(
     return _report(ctx, header, groups, evaluations, list(by_series.items()))
 
 
-def _class_group(ctx: ComposeContext, one: ClassDescription, probability: float) -> Dataset:
+def _class_group(ctx: ComposeContext, one: ClassDescription, probability: float) -> bytes:
     """TID 1501: a class as a finding with its probability."""
     present = probability >= one.threshold
     children = [
@@ -154,7 +167,7 @@ def _class_group(ctx: ComposeContext, one: ClassDescription, probability: float)
         number(codes.PROBABILITY, round(100 * probability, 2), "%"),
         code_item("CONTAINS", codes.PRESENCE, codes.PRESENT if present else codes.ABSENT),
     ]
-    return container("CONTAINS", GROUP, children, template="1501")
+    return container("CONTAINS", GROUP, children, template_id="1501")
 
 
 def source_of(image: Image) -> tuple[Dataset, tuple[SourceFrame, ...]]:
@@ -195,7 +208,7 @@ def outcome_report(
     return _report(ctx, header, [], evaluations, [(str(header.SeriesInstanceUID), sources)])
 
 
-def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[Dataset]:
+def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[bytes]:
     mark = [f"{ctx.mark}."] if ctx.mark else []
     model = ctx.model.model
     about = f"Model {model.title} {model.version}, sha256 {ctx.model.digest}. {model.limits}"
@@ -205,9 +218,10 @@ def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[Dataset]:
 def _report(
     ctx: ComposeContext,
     header: Dataset,
-    groups: Sequence[Dataset],
-    evaluations: Sequence[Dataset],
+    groups: Sequence[bytes],
+    evaluations: Sequence[bytes],
     evidence: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    contours: bool = False,
 ) -> DicomFile:
     made = common(ctx, header, OUTPUT)
     for keyword in ("BodyPartExamined", "Laterality"):  # of images only, not of documents
@@ -234,13 +248,10 @@ def _report(
     if groups:
         children.append(container("CONTAINS", MEASUREMENTS, groups))
     children.append(container("CONTAINS", EVALUATIONS, evaluations))
-    title = REPORT if any(_has_contour(group) for group in groups) else TEXT_REPORT
-    made.update(container(None, title, children, template="1500"))
-    return dicom_file("sr", made)
-
-
-def _has_contour(group: Dataset) -> bool:
-    return any(item.ValueType == "SCOORD" for item in group.ContentSequence)
+    made.ValueType, made.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    made.ConceptNameCodeSequence = [coded(REPORT if contours else TEXT_REPORT)]
+    tree = sequence(CONTENT_SEQUENCE, *children)
+    return dicom_file("sr", made, template("1500"), tree)
 
 
 def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Dataset:
@@ -255,7 +266,7 @@ def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, s
     return study
 
 
-def _observer(ctx: ComposeContext) -> list[Dataset]:
+def _observer(ctx: ComposeContext) -> list[bytes]:
     """Device observer (TID 1002, TID 1004)."""
     device = derived_uid("device", ctx.device_serial)
     return [
@@ -276,7 +287,7 @@ def _observer(ctx: ComposeContext) -> list[Dataset]:
     ]
 
 
-def _group_head(ctx: ComposeContext, finding: Finding) -> list[Dataset]:
+def _group_head(ctx: ComposeContext, finding: Finding) -> list[bytes]:
     """Rows that TID 1410 and 1411 share."""
     segment = finding.segment
     laterality = (
@@ -302,7 +313,7 @@ def _group_head(ctx: ComposeContext, finding: Finding) -> list[Dataset]:
 
 def _volumetric_group(
     ctx: ComposeContext, header: Dataset, finding: Finding, seg: DicomFile
-) -> Dataset:
+) -> bytes:
     """TID 1411: the segment and what was measured of it."""
     measured = finding.measured
     concept, unit = _quantity(header)
@@ -330,31 +341,33 @@ def _volumetric_group(
             for derivation, value in statistics
         ),
     ]
-    return container("CONTAINS", GROUP, children, template="1411")
+    return container("CONTAINS", GROUP, children, template_id="1411")
 
 
-def _derivation(value: Code) -> Dataset:
+def _derivation(value: Code) -> bytes:
     return code_item("HAS CONCEPT MOD", ("121401", "DCM", "Derivation"), value)
 
 
 def _planar_group(
     ctx: ComposeContext, volume: Volume, findings: Findings, finding: Finding
-) -> Dataset:
+) -> bytes:
     """TID 1410: the contour on the slice that shows most of the finding."""
     key = finding.measured.key_slice
     spacing = volume.spacing
     area = float(finding.measured.areas[key]) * spacing[1] * spacing[2]
-    mask = findings.numbers[key] == finding.number
+    (top, bottom), (left, right) = finding.measured.box[1:]
+    mask = findings.numbers[key, top : bottom + 1, left : right + 1] == finding.number
+    points = [(x + left, y + top) for x, y in outline(mask)]
     children = [
         *_group_head(ctx, finding),
-        polyline(("111030", "DCM", "Image Region"), outline(mask), volume.frames[key]),
+        polyline(("111030", "DCM", "Image Region"), points, volume.frames[key]),
         number(codes.AREA, round(area, 4), "mm2"),
     ]
     if finding.segment.lesion:
         measured = axes(mask, (spacing[1], spacing[2]))
         children.append(number(codes.LONG_AXIS, round(measured.long_mm, 3), "mm"))
         children.append(number(codes.SHORT_AXIS, round(measured.short_mm, 3), "mm"))
-    return container("CONTAINS", GROUP, children, template="1410")
+    return container("CONTAINS", GROUP, children, template_id="1410")
 
 
 def _quantity(header: Dataset) -> tuple[Code, str]:
