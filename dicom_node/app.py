@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from sqlalchemy import Engine
 
 from dicom_node.assemble.loop import Assembler
 from dicom_node.assemble.route import mismatch
@@ -26,14 +25,16 @@ from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
 from dicom_node.store.assembly import Assembly
-from dicom_node.store.database import open_database
+from dicom_node.store.database import Engine, open_database, utc_now
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
+from dicom_node.store.retention import Retention
 from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
+from dicom_node.upkeep.retention import Sweeper
 from dicom_node.web.listen import bind, check_web
 
 if TYPE_CHECKING:
@@ -113,11 +114,30 @@ def _receive(
 def _assemble(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     assembler = Assembler(settings, check(settings), Assembly(engine))
     leases = LeaseWatch(JobQueue(engine), settings.infer.lease_seconds)
+    sweeper = Sweeper(settings, Retention(engine))
+    with timers(
+        (leases.sweep, LEASE_SWEEP_SECONDS), (sweeper.sweep, settings.retention.sweep_seconds)
+    ):
+        assembler.run(stop)
+
+
+@contextmanager
+def timers(*jobs: tuple[Callable[[], None], float]) -> Iterator[None]:
+    """Call each at once and then every so many seconds; a run that was missed is made up for once."""
     scheduler = BackgroundScheduler(timezone="UTC")
-    scheduler.add_job(leases.sweep, "interval", seconds=LEASE_SWEEP_SECONDS, coalesce=True)
+    for call, seconds in jobs:
+        scheduler.add_job(
+            call,
+            "interval",
+            seconds=seconds,
+            next_run_time=utc_now(),
+            coalesce=True,
+            misfire_grace_time=None,
+            max_instances=1,
+        )
     scheduler.start()
     try:
-        assembler.run(stop)
+        yield
     finally:
         scheduler.shutdown()
 

@@ -230,6 +230,21 @@ class RouteSettings(_Section):
     priority: int = Field(0, ge=-100, le=100, description="Higher runs first.")
 
 
+class RetentionSettings(_Section):
+    """How long images are kept. What is held, unfinished or not delivered is kept whatever stands here."""
+
+    days: float = Field(
+        14.0, ge=0, description="Days after which the images of a delivered series go."
+    )
+    keep_free_mb: int = Field(
+        4096,
+        ge=0,
+        description="Free disk below which images of delivered series go before their time, "
+        "oldest first.",
+    )
+    sweep_seconds: Seconds = Field(600.0, description="How often the disk is cleared up.")
+
+
 class WebSettings(_Section):
     """The page and its API. Off loopback it wants TLS, its own or that of a proxy in front."""
 
@@ -294,6 +309,7 @@ class Settings(BaseSettings):
     deliver: DeliverSettings = DeliverSettings()
     destination: dict[str, DestinationSettings] = Field(default_factory=dict)
     route: tuple[RouteSettings, ...] = ()
+    retention: RetentionSettings = RetentionSettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from dicom_node.app import Role, check
+from dicom_node.app import Role, check, worker_died
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.settings import Settings
@@ -95,9 +95,8 @@ def serve(settings: Settings, config: Path | None) -> None:
         _listening(settings) as listener,
         _page_listening(settings) as page_listener,
     ):
-        open_database(
-            settings.effective_database_url
-        ).dispose()  # migrate once, before the children
+        # migrate once, before the children
+        open_database(settings.effective_database_url).dispose()
         host, port = listener.getsockname()[:2]
         page = url_of(settings.web, page_listener) if page_listener else None
         node = RunningNode(os.getpid(), settings.receive.ae_title, host, port, page)
@@ -110,7 +109,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         try:
             while not stop.wait(0.1):
                 for child in children:
-                    _keep_alive(child, config)
+                    _keep_alive(child, config, settings)
         finally:
             _end_all(children)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
@@ -173,7 +172,7 @@ def _page_listening(settings: Settings) -> Iterator[socket.socket | None]:
         yield listener
 
 
-def _keep_alive(child: _Child, config: Path | None) -> None:
+def _keep_alive(child: _Child, config: Path | None, settings: Settings) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.restart_at:
@@ -182,7 +181,9 @@ def _keep_alive(child: _Child, config: Path | None) -> None:
     code = child.process.poll()
     if code is None:
         return
-    child.process = None
+    pid, child.process = child.process.pid, None
+    if child.role is Role.INFER:
+        worker_died(settings, pid, code)
     if now - child.started > HEALTHY_SECONDS:
         child.deaths = 0
     wait = min(RESTART_LONGEST_SECONDS, RESTART_FIRST_SECONDS * 2.0**child.deaths)

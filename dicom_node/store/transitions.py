@@ -6,7 +6,7 @@ does not hold raises; a row that is no longer in the expected state is left alon
 
 from typing import Any
 
-from sqlalchemy import Connection, Table, insert, update
+from sqlalchemy import ColumnElement, Connection, Table, insert, literal, select, update
 
 from dicom_node.lifecycle import State, check_move
 from dicom_node.store.database import utc_now
@@ -45,6 +45,32 @@ def move(
         return False
     _record(connection, table, row_id, old, new, reason)
     return True
+
+
+def move_all(
+    connection: Connection,
+    table: Table,
+    which: ColumnElement[bool],
+    old: State,
+    new: State,
+    reason: str,
+) -> int:
+    """Move every row that a condition holds for and that is in `old`; returns how many.
+
+    Raises:
+        IllegalMove: `old -> new` is not in the table of moves.
+    """
+    check_move(old, new)
+    columns = [transition.c[name] for name in ("entity", "entity_id", "old", "new", "reason", "at")]
+    told = [table.name, table.c.id, old.value, new.value, reason, utc_now()]
+    values = [
+        value if value is table.c.id else literal(value, column.type)
+        for value, column in zip(told, columns, strict=True)
+    ]
+    chosen = select(*values).where(which, table.c.state == old)
+    connection.execute(insert(transition).from_select([c.name for c in columns], chosen))
+    moved = connection.execute(update(table).where(which, table.c.state == old).values(state=new))
+    return moved.rowcount
 
 
 def _record(

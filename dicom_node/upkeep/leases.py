@@ -4,6 +4,7 @@ What comes in: the beats of running jobs, a monotonic clock. What goes out: jobs
 this process has not seen change for `lease_seconds` is a dead worker's; the wall clock plays no part.
 """
 
+import socket
 import time
 from collections.abc import Callable
 
@@ -45,3 +46,17 @@ class LeaseWatch:
                 )
                 if state is not None:
                     log.warning("job taken back", job=lease.job_id, state=state.value)
+
+
+def worker_name(pid: int) -> str:
+    """How a worker process of this host signs the leases that it holds."""
+    return f"{socket.gethostname()}/{pid}"
+
+
+def take_back_from(queue: JobQueue, owner: str, reason: str) -> None:
+    """Take back at once what a worker held that is known to be dead; nobody need wait for its silence."""
+    for lease in queue.running():
+        if lease.owner == owner:
+            state = queue.take_back(lease, reason)
+            if state is not None:
+                log.warning("job taken back", job=lease.job_id, state=state.value, reason=reason)
