@@ -29,6 +29,7 @@ from dicom_node.store.database import Engine, open_database, utc_now
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
+from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
@@ -204,6 +205,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
         models=check(settings),
         worklist=Worklist(engine),
         overview=Overview(engine),
+        metering=Metering(engine),
         accounts=Accounts(engine),
         operator=partial(Operator, engine),
         echo=echo,

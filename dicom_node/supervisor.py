@@ -24,6 +24,7 @@ from typing import IO
 from dicom_node.app import Role, check, worker_died
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
+from dicom_node.observe.metrics import FOLDER_VARIABLE, prepare
 from dicom_node.settings import Settings
 from dicom_node.store.database import open_database
 from dicom_node.web.listen import bind, url_of
@@ -54,6 +55,7 @@ class RunningNode:
 class _Child:
     role: Role
     number: int
+    metrics: Path
     listener: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -98,13 +100,16 @@ def serve(settings: Settings, config: Path | None) -> None:
         # migrate once, before the children
         open_database(settings.effective_database_url).dispose()
         host, port = listener.getsockname()[:2]
+        metrics = prepare(settings.data_dir / "metrics")
         page = url_of(settings.web, page_listener) if page_listener else None
         node = RunningNode(os.getpid(), settings.receive.ae_title, host, port, page)
         (settings.data_dir / "node.json").write_text(json.dumps(asdict(node)))
-        children = [_Child(Role.RECEIVE, n, listener) for n in range(settings.receive.processes)]
-        children += [_Child(role, 0) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
+        children = [
+            _Child(Role.RECEIVE, n, metrics, listener) for n in range(settings.receive.processes)
+        ]
+        children += [_Child(role, 0, metrics) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
         if page_listener:
-            children.append(_Child(Role.WEB, 0, page_listener))
+            children.append(_Child(Role.WEB, 0, metrics, page_listener))
         log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):
@@ -203,7 +208,11 @@ def _start(child: _Child, config: Path | None) -> None:
         command += ["--listen-fd", str(child.listener.fileno())]
     # a session of its own: Ctrl-C reaches the supervisor alone, which then ends the children in order
     child.process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, pass_fds=inherited, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        pass_fds=inherited,
+        start_new_session=True,
+        env=os.environ | {FOLDER_VARIABLE: str(child.metrics)},
     )
     child.started = time.monotonic()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from dicom_node.observe.metrics import count_event
 from dicom_node.settings import LogSettings
 
 
@@ -20,6 +21,7 @@ def configure(settings: LogSettings) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        count_event,
     ]
     renderer: Any = (
         structlog.processors.JSONRenderer()

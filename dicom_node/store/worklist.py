@@ -30,7 +30,7 @@ from sqlalchemy import (
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.observe.logging import hashed
 from dicom_node.store.database import reading
-from dicom_node.store.tables import association, delivery, instance, job, result, series, transition
+from dicom_node.store.tables import association, delivery, instance, job, result, series
 
 
 class Shown(Enum):
@@ -227,28 +227,6 @@ class Worklist:
             )
             return [_plain(row._mapping) for row in rows]
 
-    def durations(self, limit: int = 500) -> list[dict[str, Any]]:
-        """The newest deliveries that were confirmed: last image, job, delivery, for durations."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(
-                    job.c.model,
-                    series.c.last_received_at,
-                    job.c.created_at,
-                    job.c.started_at,
-                    job.c.ended_at,
-                    delivery.c.confirmed_at,
-                    delivery.c.destination,
-                )
-                .join(result, result.c.id == delivery.c.result_id)
-                .join(job, job.c.id == result.c.job_id)
-                .join(series, series.c.id == job.c.series_id)
-                .where(delivery.c.state == DeliveryState.CONFIRMED)
-                .order_by(delivery.c.id.desc())
-                .limit(limit)
-            )
-            return [_plain(row._mapping) for row in rows]
-
     def ages(self) -> dict[str, datetime | None]:
         """Since when the oldest of each has been waiting: queued job, delivery not yet taken."""
         waiting = (DeliveryState.PENDING, DeliveryState.RETRYING)
@@ -262,17 +240,6 @@ class Worklist:
                 .where(delivery.c.state.in_(waiting))
             ).scalar()
         return {"job": as_utc(queued), "delivery": as_utc(undelivered)}
-
-    def moves_since(self, last: int) -> tuple[int, dict[tuple[str, str], int]]:
-        """How often each state was entered since a move; with the newest move's number."""
-        with reading(self._engine) as connection:
-            newest = connection.execute(select(func.max(transition.c.id))).scalar() or 0
-            rows = connection.execute(
-                select(transition.c.entity, transition.c.new, func.count())
-                .where(transition.c.id > last, transition.c.id <= newest)
-                .group_by(transition.c.entity, transition.c.new)
-            )
-            return newest, {(entity, new): count for entity, new, count in rows}
 
 
 def as_utc(when: datetime | str | None) -> datetime | None:

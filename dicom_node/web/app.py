@@ -1,7 +1,7 @@
 """The application: routes, guard and error pages put together.
 
-What comes in: the page's parts. What goes out: an ASGI application. It keeps no state but the counts of
-wrong passwords, so that several may run beside each other.
+What comes in: the page's parts. What goes out: an ASGI application. It keeps no state but counts, of
+wrong passwords and for metrics, so that several may run beside each other.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
 from dicom_node.observe.logging import get_logger
-from dicom_node.web import api, health, login, orders, pages
+from dicom_node.web import api, health, login, metrics, orders, pages
 from dicom_node.web.guard import MustChangePassword, NotLoggedIn, Shield, caller_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
@@ -37,8 +37,9 @@ def make_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     app.state.parts = parts
-    for router in (login.router, health.router, pages.router, api.router, orders.router):
-        app.include_router(router)
+    app.state.meter = metrics.Meter(parts)
+    for part in (login, health, metrics, pages, api, orders):
+        app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(NotLoggedIn, _not_logged_in)
     app.add_exception_handler(MustChangePassword, _must_change)

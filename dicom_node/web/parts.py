@@ -11,6 +11,7 @@ from typing import Any
 from dicom_node.catalogue import ModelDescription
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
+from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.worklist import Worklist
@@ -34,6 +35,7 @@ class Parts:
     models: Mapping[str, ModelDescription]
     worklist: Worklist
     overview: Overview
+    metering: Metering
     accounts: Accounts
     operator: Callable[[str], Operator]
     """The hands of somebody of this name."""
