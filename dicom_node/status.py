@@ -64,7 +64,7 @@ def _table(studies: list[dict[str, Any]]) -> Table:
 
 def _job(job: dict[str, Any]) -> tuple[Text, str]:
     """How far a job is: its own state, then that of its deliveries."""
-    lines = [f"{job['outcome']}: {job['reason']}" if job["outcome"] else job["reason"]]
+    lines = [": ".join(filter(None, (job["outcome"], job["reason"])))]
     state = _state(job["state"])
     for result in job["results"]:
         state.append("\n").append_text(_state(result["delivery"]))

@@ -183,7 +183,8 @@ def _check(series: list[dict[str, Any]], pacs: Pacs, out: Console) -> bool:
         if not row["jobs"]:
             out.print(f"[yellow]{row['state']}[/yellow] {row['modality']}: {row['reason']}")
         for job in row["jobs"]:
-            out.print(f"{job['model']}: {job['outcome'] or job['state']}: {job['reason']}")
+            told = filter(None, (job["model"], job["outcome"] or job["state"], job["reason"]))
+            out.print(": ".join(told))
             for result in job["results"]:
                 if result["sop_instance_uid"] not in kept:
                     out.print(f"[red]missing in the PACS[/red]: {result['description']}")
