@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from dicom_node.infer.grids import Scale, resampled, to_meta_tensor
+from dicom_node.infer.grids import Scale, resampled, without_values
 from dicom_node.records import Image, Volume
 
 _GRID = ("Orientationd", "Spacingd")
@@ -72,12 +72,8 @@ def _has_no_effect(transform: Any, key: str) -> bool:
 def _new_grid(
     transforms: Sequence[Any], key: str, image: Volume
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], tuple[int, ...]]:
-    # a tensor of the right shape without memory of its own: lazy transforms look at nothing else
-    like = to_meta_tensor(image)
-    tensor = MetaTensor(
-        torch.zeros(1).expand(like.shape), affine=like.affine, meta={"space": like.meta["space"]}
-    )
-    data = {key: tensor}
+    # lazy transforms look at shape and affine alone
+    data = {key: without_values(image)}
     for transform in transforms:
         if type(transform).__name__ in _GRID:
             data = transform(data, lazy=True)

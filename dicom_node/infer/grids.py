@@ -45,13 +45,23 @@ def to_meta_tensor(
     if not (rows_first and array.ndim == 2):
         array = array.permute(*reversed(range(array.ndim)))
     array = array[None].expand(channels, *array.shape).contiguous()
+    return _with_meta(array, image)
+
+
+def without_values(image: Volume) -> MetaTensor:
+    """A tensor of the shape and affine that `to_meta_tensor` gives, whose values take no memory."""
+    return _with_meta(torch.zeros(1).expand(1, *reversed(image.array.shape)), image)
+
+
+def _with_meta(array: torch.Tensor, image: Volume | ProjectionImage) -> MetaTensor:
+    affine = torch.from_numpy(_source_affine(image))
     meta = {
         "space": SpaceKeys.RAS,
         "original_channel_dim": 0,
         "spatial_shape": np.array(array.shape[1:]),
+        "original_affine": affine.numpy(),
     }
-    affine = torch.from_numpy(_source_affine(image))
-    return MetaTensor(array, affine=affine, meta={**meta, "original_affine": affine.numpy()})
+    return MetaTensor(array, affine=affine, meta=meta)
 
 
 def _source_affine(image: Volume | ProjectionImage) -> Float64:
@@ -142,11 +152,14 @@ def scores_to_source_labels(scores: torch.Tensor, to: GridMap) -> Labels:
     Where all eight neighbours on the network's grid have the same best class, so has every point between
     them, whatever the scores; so only voxels at a border are interpolated at all.
     """
-    ordered = np.stack([_ordered(channel, to) for channel in scores]).astype(np.float32, copy=False)
-    best = np.empty(ordered.shape[1:], dtype=np.uint8)
+    values = scores.detach().float().cpu().numpy()
+    if to.flat:
+        values = values[:, :, :, None]
+    # of the scores only those at borders are looked at: a transposed view will do, and costs nothing
+    ordered = values.transpose(0, *(axis + 1 for axis in to.order))
+    best = _ordered(argmax(scores)[0], to).astype(np.uint8, copy=False)
     cells = np.empty_like(best)
     out = np.zeros(to.shape, dtype=np.uint8)
-    _in_slabs(lambda begin, end: kernels.best_of(ordered, best, begin, end), best.shape[0])
     _in_slabs(lambda begin, end: kernels.agreed(best, cells, begin, end), best.shape[0])
     _in_slabs(
         lambda begin, end: kernels.linear_best(ordered, cells, to.matrix, out, begin, end),

@@ -86,9 +86,12 @@ def slide(
     weight = compute_importance_map(
         size, mode="gaussian" if plan.gaussian else "constant", sigma_scale=plan.sigma_scale, device=device
     )  # fmt: skip
+    inside = (slice(None), slice(None), *crop[1:])
     slabs = _slabs(padded, starts, size, weight, plan, network, device)
-    kept = [(slab if reduce is None else reduce(slab)).cpu() for slab in slabs]
-    return torch.cat(kept, dim=1)[(slice(None), *crop)]
+    # a slab is a view of the accumulator: copied, so that the accumulator is not kept with it
+    kept = [(slab.contiguous() if reduce is None else reduce(slab[inside])).cpu() for slab in slabs]
+    whole = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
+    return whole[:, crop[0]] if reduce is not None else whole[(slice(None), *crop)]
 
 
 def check_finite(values: torch.Tensor) -> None:
@@ -125,12 +128,12 @@ def _slabs(
                 total = torch.zeros((output.shape[1], *count.shape), device=device)
             for at, one in zip(some, output, strict=True):
                 there = (slice(None), slice(None), *_window(at, size)[2:])
-                total[there] += one * weight
+                total[there].addcmul_(one, weight)
                 count[there[1:]] += weight
         assert total is not None
         is_last = index + 1 == len(starts[0])
         done = depth if is_last else starts[0][index + 1] - first
-        yield total[:, :done] / count[:done]
+        yield total[:, :done].div_(count[:done])
         if not is_last:
             total, count = _moved_on(total, done, 1), _moved_on(count, done, 0)
 
