@@ -19,10 +19,15 @@ PROGRAMS = {
 
 
 def program(name: str) -> str | None:
-    """Where a program lies, also outside the PATH of an ordinary user."""
-    debian = ["/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
-    path = os.pathsep.join([str(VENV_BIN), os.environ.get("PATH", ""), *debian])
-    return shutil.which(name, path=path)
+    """Where a program lies, also outside the PATH of an ordinary user.
+
+    The environment's own folder comes last: pynetdicom brings a `storescu` that is not DCMTK's.
+    """
+    places = [
+        place for place in os.environ.get("PATH", "").split(os.pathsep) if place != str(VENV_BIN)
+    ]
+    places += ["/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin")), str(VENV_BIN)]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

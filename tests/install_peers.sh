@@ -11,7 +11,7 @@ have() {
     return 1
 }
 need() { have "$1" || packages="$packages $2"; }
-need storescu dcmtk
+need dcmdump dcmtk # not storescu: pynetdicom brings one too
 need Orthanc orthanc
 need libOrthancDicomWeb.so orthanc-dicomweb
 need dciodvfy dicom3tools
