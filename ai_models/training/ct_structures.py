@@ -32,6 +32,7 @@ from monai.transforms import (
     SpatialPadd,
     ToTensord,
 )
+from numpy.typing import NDArray
 
 from ai_models.data.ct_labels import StatedLabel
 from ai_models.data.ct_sets import GRID_MM, Case, held_out, phantom_case, real_case
@@ -101,12 +102,30 @@ def patch_of(
         length = int(rng.integers(8, PATCH[2]))
         first = int(rng.integers(0, max(1, depth - length)))
         last = min(depth, first + length)
-    image = np.clip((case.hu[..., first:last] - low) / (high - low), 0, 1).astype(np.float32)
-    made = chain({"image": image[None], "label": case.labels[None, ..., first:last]})
+    hu, given = case.hu[..., first:last], case.labels[..., first:last]
+    if rng.random() < 0.3:
+        hu = with_clutter(hu, given, rng)
+    image = np.clip((hu - low) / (high - low), 0, 1).astype(np.float32)
+    made = chain({"image": image[None], "label": given[None]})
     image_t, labels = made["image"].clamp(0, 1), made["label"][0].long()
     if rng.random() < 0.3:
         image_t, labels = mirrored(image_t, labels)
     return image_t, labels
+
+
+def with_clutter(
+    hu: NDArray[np.int16], labels: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """The image `(x, y, z)` with a dense bar in the air behind the patient: couches are no bone."""
+    out = hu.astype(np.float32)
+    rows = hu.shape[1]
+    top = int(rng.integers(rows // 2, rows - 2))
+    bar = slice(top, min(rows, top + int(rng.integers(1, 6))))
+    start = int(rng.integers(0, hu.shape[0] // 2))
+    side = slice(start, start + int(rng.integers(10, hu.shape[0])))
+    piece = out[side, bar]
+    piece[(piece < -700) & (labels[side, bar] == 0)] = float(rng.uniform(-300, 1000))
+    return out
 
 
 def mirrored(image: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,10 +181,10 @@ def train(options: argparse.Namespace) -> None:
     first = checkpoint.resume(dice) if options.resume else 0
     rng = np.random.default_rng((options.seed, first))
     chain = augmentation(options.seed + first)
-    started = time.monotonic()
+    started = time.process_time()
     epochs = options.epochs
     for epoch in progress(range(first, epochs), NAME, epochs - first):
-        spent = (time.monotonic() - started) / (60 * options.minutes)
+        spent = (time.process_time() - started) / (60 * options.minutes)
         share = max(spent, epoch / epochs)
         for group in optimiser.param_groups:
             group["lr"] = options.lr * max(0.02, 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
@@ -189,7 +208,7 @@ def train(options: argparse.Namespace) -> None:
         if spent > 1:
             break
     notes = {"held_out": options.hold_out, "seed": str(options.seed), "epochs": str(epoch + 1)}
-    save_weights(net, options.weights, notes)
+    save_weights(net.half(), options.weights, notes)  # half the size; read back as float32
     curves_plot(folder / "loss.png", log.rows(), ["loss", "lr"])
     print(f"{options.weights}: {epoch + 1} epochs of {STEPS_PER_EPOCH} steps")
 
@@ -199,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ai_models.train ct_structures", description=__doc__)
     parser.add_argument("--hold-out", default="acrin-042", help="patient that training never sees")
     parser.add_argument(
-        "--minutes", type=float, default=20.0, help="time to train, without preparation"
+        "--minutes", type=float, default=20.0, help="processor time, without preparation"
     )
     parser.add_argument("--epochs", type=int, default=400, help="upper limit, of 20 steps each")
     parser.add_argument("--phantoms", type=int, default=40)
