@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.receive.scp import Receiver
+from dicom_node.receive.transport import Patience
 from dicom_node.store.database import open_database
 from dicom_node.store.intake import Intake
 from tests.receiving import receive_settings
@@ -55,12 +56,12 @@ def start(
     *,
     listen_socket: socket.socket | None = None,
     receive: dict[str, Any] | None = None,
+    patience: Patience | None = None,
 ) -> Process:
     """Start a receiver; `die_at` names a step and how often it is survived."""
     ours, theirs = _context.Pipe()
-    process = _context.Process(
-        target=_main, args=(folder, theirs, die_at, listen_socket, receive or {}), daemon=True
-    )
+    arguments = (folder, theirs, die_at, listen_socket, receive or {}, patience)
+    process = _context.Process(target=_main, args=arguments, daemon=True)
     process.start()
     theirs.close()
     address = ours.recv() if ours.poll(60) else None
@@ -74,10 +75,11 @@ def _main(
     die_at: tuple[str, int] | None,
     listen_socket: socket.socket | None,
     receive: dict[str, Any],
+    patience: Patience | None,
 ) -> None:
     settings = receive_settings(folder, **receive)
     engine = open_database(settings.effective_database_url)
-    receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket)
+    receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket, patience=patience)
     if die_at is not None:
         _arm(*die_at)
     receiver.start()

@@ -82,11 +82,12 @@ class Custody:
     ) -> None:
         self.association_id = str(uuid.uuid4())
         self._spool_dir = spool_dir
-        self._peer = peer
         self._indexer = indexer
         self._readiness = readiness
         self._max_bytes = max_bytes
         self._writer: SegmentWriter | None = None
+        self._owner = SegmentOwner(self.association_id, peer, datetime.now(UTC))
+        self._stored = 0
 
     def begin(self) -> RecordWriter:
         """Room for the data set of a C-STORE.
@@ -97,9 +98,7 @@ class Custody:
         if (reason := self._readiness.congestion) is not None:
             raise OutOfResources(reason)
         if self._writer is None:
-            owner = SegmentOwner(self.association_id, self._peer, datetime.now(UTC))
-            self._writer = SegmentWriter.open(self._spool_dir, owner)
-            self._indexer.put(Opened(owner, self._writer.name))
+            self._writer = SegmentWriter.open(self._spool_dir, self._owner)
         return self._writer.begin()
 
     def check_size(self, length: int) -> None:
@@ -123,6 +122,9 @@ class Custody:
         except Exception as error:
             record.discard()
             return self.refuse(error, command)
+        if self._stored == 0:
+            self._indexer.put(Opened(self._owner, address.segment))
+        self._stored += 1
         self._indexer.put(Stored(self.association_id, meta, address, header))
         return Answer(DimseStatus.SUCCESS)
 
@@ -149,6 +151,11 @@ class Custody:
 
     def end(self, ending: Ending) -> None:
         """The association is over."""
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        if self._stored:
+            self._writer.rest()
             self._indexer.put(Ended(self.association_id, ending, self._writer))
-            self._writer = None
+        else:
+            self._writer.remove()
+        self._writer = None

@@ -186,11 +186,11 @@ def recover(spool_dir: Path, intake: Intake) -> Recovered:
         if abandoned is None:
             continue
         owner = spool.owner(path)
-        if owner is None:
-            # the process died while it made the file: nothing was acknowledged from it
+        entry = known.get(owner.association_id) if owner else None
+        if owner is None or (entry is None and not any(spool.records(path))):
+            # the process died before the first record was whole: nothing was acknowledged
             abandoned.remove()
             continue
-        entry = known.get(owner.association_id)
         segments += 1
         instances += _recover_one(abandoned, owner, entry.indexed_to if entry else 0, intake)
     for entry in known.values():

@@ -85,7 +85,7 @@ class SegmentWriter:
         self._descriptor = descriptor
         self._end = BLOCK
         self._failed = False
-        self._buffer = bytearray()
+        self._buffer: mmap.mmap | None = None
 
     @classmethod
     def open(cls, spool_dir: Path, owner: SegmentOwner) -> Self:
@@ -119,8 +119,9 @@ class SegmentWriter:
         """
         if self._failed:
             raise SpoolFailed("an earlier write of this segment failed")
-        if not self._buffer:
-            self._buffer = bytearray(_BUFFER)
+        if self._buffer is None:
+            # pages of its own, so that they go back to the system when the association ends
+            self._buffer = mmap.mmap(-1, _BUFFER)
         return RecordWriter(self, self._descriptor, self._end, self._buffer)
 
     def append(
@@ -131,9 +132,18 @@ class SegmentWriter:
         record.write(data)
         return record.finish(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 
+    def rest(self) -> None:
+        """No more records come: give the buffer back. The segment stays locked."""
+        self._buffer = None
+
+    def remove(self) -> None:
+        """Delete a segment that holds no record."""
+        self._path.unlink(missing_ok=True)
+        self.close(sealed=False)
+
     def close(self, *, sealed: bool) -> None:
         """Give up the lock; `sealed` says that every record is indexed and nothing is left to recover."""
-        self._buffer = bytearray()
+        self.rest()
         if self._descriptor >= 0:
             if sealed:
                 os.fchmod(self._descriptor, SEALED)
@@ -153,13 +163,12 @@ class RecordWriter:
     """One record while its data set arrives: fragments go into `room`, whole buffers to the disk."""
 
     def __init__(
-        self, segment: SegmentWriter, descriptor: int, start: int, buffer: bytearray
+        self, segment: SegmentWriter, descriptor: int, start: int, buffer: mmap.mmap
     ) -> None:
         self.length = 0
         self._segment = segment
         self._descriptor = descriptor
         self._start = start
-        self._buffer = buffer
         self._view = memoryview(buffer)
         self._used = RECORD_HEADER
         self._hashed = RECORD_HEADER
@@ -173,7 +182,7 @@ class RecordWriter:
             OutOfResources: the buffer was full, and so is the disk.
             SpoolFailed: the buffer was full, and the disk failed.
         """
-        if self._used == len(self._buffer):
+        if self._used == len(self._view):
             self._flush()
         return self._view[self._used :]
 

@@ -21,7 +21,7 @@ from tests.builders.raw_peer import (
     pdu,
     store_pdus,
 )
-from tests.receiving import Listening, listening
+from tests.receiving import Listening, eventually, listening, rows
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 
@@ -252,3 +252,10 @@ def test_private_classes_where_configured(tmp_path: Path) -> None:
             1: 0,
             3: 3,
         }
+
+
+def test_an_association_that_stores_nothing_leaves_nothing(node: Listening, peer: RawPeer) -> None:
+    assert peer.store(1, b"rubbish" * 1000, sop_instance="1.2.3") == 0xC000
+    peer.release()
+    eventually(lambda: [p.name for p in node.settings.spool_dir.iterdir()] == ["associations.lock"])
+    assert rows(node.engine, "association") == []
