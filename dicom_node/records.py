@@ -4,12 +4,12 @@ Coordinates are DICOM's: LPS, millimetres (PS3.3 C.7.6.2.1.1). Arrays are indexe
 (slice, row, column); an affine maps `(z, y, x, 1)` to the LPS position of that voxel's centre.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -244,6 +244,15 @@ class SourceFrame:
     sop_class_uid: str
     sop_instance_uid: str
     frame_number: int | None = None
+
+
+@runtime_checkable
+class EncodedHeaders(Protocol):
+    """Headers that can also be had as they were received."""
+
+    def elements(self, index: int) -> Iterable[tuple[int, bytes]] | None:
+        """Tag and bytes of each top-level element; None if not in Explicit VR Little Endian."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ byte for byte, and that padding stays padding. Elements of the source are passed
 where their encoding allows it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_node.catalogue import Code
 from dicom_node.compose.codes import coded
@@ -25,10 +25,9 @@ from dicom_node.compose.measure import for_each_slice
 from dicom_node.compose.part10 import encode, preamble
 from dicom_node.compose.seg import source_image
 from dicom_node.errors import ComposeError
-from dicom_node.read.elements import BIG_ENDIAN, IMPLICIT, PIXEL_DATA, spans
-from dicom_node.read.volume import LazyHeaders
-from dicom_node.records import Denoised, Float32, Volume
+from dicom_node.records import Denoised, EncodedHeaders, Float32, Volume
 
+PIXEL_DATA = 0x7FE00010
 SMOOTHING: Code = ("113087", "DCM", "Smoothing")
 """The nearest of CID 7203; Derivation Description says what it was."""
 
@@ -148,24 +147,20 @@ def _only(of: Dataset, keyword: str) -> Dataset:
     return one
 
 
-def _elements(volume: Volume, index: int) -> Iterator[tuple[int, bytes]]:
+def _elements(volume: Volume, index: int) -> Iterable[tuple[int, bytes]]:
     """Tag and bytes of each element of a source header, in Explicit VR Little Endian."""
-    raw: bytes | memoryview
     headers = volume.headers
-    if isinstance(headers, LazyHeaders) and headers.raw(index)[1] not in (IMPLICIT, BIG_ENDIAN):
-        raw = headers.raw(index)[0]
-    else:
-        plain = Dataset(headers[index])
-        plain.pop("PixelData", None)
-        plain.remove_private_tags()
-        plain.decode()
-        plain.SpecificCharacterSet = "ISO_IR 192"
-        raw = encode(plain)
-    for tag, start, end in spans(raw, ExplicitVRLittleEndian):
-        yield tag, bytes(raw[start:end])
+    if isinstance(headers, EncodedHeaders) and (found := headers.elements(index)) is not None:
+        return found
+    plain = Dataset(headers[index])
+    plain.pop("PixelData", None)
+    plain.remove_private_tags()
+    plain.decode()
+    plain.SpecificCharacterSet = "ISO_IR 192"
+    return [(int(one.tag), encode(_only(plain, one.keyword))) for one in plain if one.keyword]
 
 
-def _spliced(source: Iterator[tuple[int, bytes]], own: Mapping[int, bytes]) -> bytes:
+def _spliced(source: Iterable[tuple[int, bytes]], own: Mapping[int, bytes]) -> bytes:
     """The source's elements with ours in their places, private and pointless ones dropped."""
     kept = {
         tag: content
@@ -257,7 +252,7 @@ def _file(
         study_uid=str(volume.headers[0].StudyInstanceUID),
         description=_text_of(own[0x0008103E]),
         parts=(
-            preamble(output.sop_class_uid, uid, UID(ExplicitVRLittleEndian)),
+            preamble(output.sop_class_uid, uid, ExplicitVRLittleEndian),
             _spliced(_elements(volume, index), own),
             head(PIXEL_DATA, vr, len(content)),
             content,

@@ -7,20 +7,23 @@ its name or is not there.
 import hashlib
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset, write_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.filewriter import write_dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.compose import encoding as e
 from dicom_node.compose.context import DicomFile
 from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
 from dicom_node.errors import ComposeError
 from dicom_node.records import ResultObject
 
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
+WRITERS = 8
+"""Files that are written at once: syncs that wait together share one commit of the file system's journal."""
 
 
 def encode(dataset: Dataset) -> bytes:
@@ -34,16 +37,13 @@ def encode(dataset: Dataset) -> bytes:
 
 def preamble(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
     """Preamble, prefix and file meta information (PS3.10 7.1)."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    to = DicomBytesIO()
-    write_file_meta_info(to, meta)
-    return b"\0" * 128 + b"DICM" + to.getvalue()
+    meta = e.raw(0x00020001, b"OB", b"\0\1")
+    meta += e.string(0x00020002, b"UI", sop_class_uid)
+    meta += e.string(0x00020003, b"UI", sop_instance_uid)
+    meta += e.string(0x00020010, b"UI", transfer_syntax_uid)
+    meta += e.string(0x00020012, b"UI", IMPLEMENTATION_CLASS_UID)
+    meta += e.string(0x00020013, b"SH", IMPLEMENTATION_VERSION_NAME)
+    return b"\0" * 128 + b"DICM" + e.unsigned_long(0x00020000, len(meta)) + meta
 
 
 def dicom_file(
@@ -81,14 +81,17 @@ def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
     Raises:
         ComposeError: a file cannot be written; those of this call are removed again.
     """
-    written: list[ResultObject] = []
+    tasks: list[Future[ResultObject]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        written.extend(_write_one(file, folder) for file in files)
+        with ThreadPoolExecutor(WRITERS) as pool:
+            tasks = [pool.submit(_write_one, file, folder) for file in files]
+        written = [task.result() for task in tasks]
         _sync_folder(folder)
     except OSError as error:
-        for result in written:
-            result.path.unlink(missing_ok=True)
+        for task in tasks:
+            if task.exception() is None:
+                task.result().path.unlink(missing_ok=True)
         raise ComposeError(f"results cannot be written to {folder}: {error.strerror}") from error
     return written
 

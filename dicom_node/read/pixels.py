@@ -16,6 +16,7 @@ from pydicom.encaps import generate_frames
 
 from dicom_node.errors import ReadError
 from dicom_node.read.elements import ITEM, PIXEL_DATA, RawHeader
+from dicom_node.read.kernels import masked_and_rescaled, rescaled
 from dicom_node.records import Float32
 
 SAMPLES, PHOTOMETRIC, FRAMES = 0x00280002, 0x00280004, 0x00280008
@@ -181,34 +182,21 @@ class Frames:
         decoded: npt.NDArray[Any] = np.asarray(CODECS[self._syntax](data))
         return decoded.reshape(decoded.shape[:2]) if decoded.ndim == 3 else decoded
 
-    def stored_values(self, index: int) -> npt.NDArray[Any]:
-        """Frame `index` as the numbers it means: stray bits removed, the sign extended."""
-        return stored_values(self.raw(index), self.format)
-
     def modality_values(self, index: int, slope: float, intercept: float, out: Float32) -> None:
         """Write frame `index` x slope + intercept into `out`, `(y, x)` float32."""
-        values = self.stored_values(index)
-        if slope == 1.0:
-            np.add(values, np.float32(intercept), out=out, dtype=np.float32, casting="unsafe")
+        of, raw = self.format, self.raw(index)
+        if raw.dtype.byteorder == ">":
+            raw = raw.astype(raw.dtype.newbyteorder("="))
+        bits = raw.dtype.itemsize * 8
+        if of.bits_stored == bits:
+            signed = raw.view(np.dtype(f"i{raw.dtype.itemsize}")) if of.signed else raw
+            rescaled(signed, slope, intercept, out)
             return
-        np.multiply(values, slope, out=out, dtype=np.float64, casting="unsafe")
-        out += np.float32(intercept)
-
-
-def stored_values(raw: npt.NDArray[Any], of: PixelFormat) -> npt.NDArray[Any]:
-    """Bits Stored below High Bit as numbers (PS3.5 8.1.1); overlays in the other bits are dropped."""
-    bits = raw.dtype.itemsize * 8
-    shift = of.high_bit + 1 - of.bits_stored
-    if of.bits_stored == bits:
-        return raw.view(raw.dtype.str.replace("u", "i")) if of.signed else raw
-    values: npt.NDArray[Any] = raw.astype(np.int64 if bits == 32 else np.int32)
-    if shift and bits == of.bits_allocated:
-        values = np.right_shift(values, shift)
-    values = np.bitwise_and(values, (1 << of.bits_stored) - 1)
-    if of.signed:
-        sign = 1 << (of.bits_stored - 1)
-        values = np.bitwise_xor(values, sign) - sign
-    return values
+        # a codec that packs fewer bytes than are allocated has shifted the values down already
+        shift = of.high_bit + 1 - of.bits_stored if bits == of.bits_allocated else 0
+        sign = 1 << (of.bits_stored - 1) if of.signed else 0
+        mask = (1 << of.bits_stored) - 1
+        masked_and_rescaled(raw, shift, mask, sign, slope, intercept, out)
 
 
 def _encapsulated_frames(pixels: memoryview, frames: int) -> list[memoryview | bytes]:

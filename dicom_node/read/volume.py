@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from dicom_node.errors import GeometryError, ReadError
 from dicom_node.read import pixels
-from dicom_node.read.elements import RawHeader, data_set, walk
+from dicom_node.read.elements import RawHeader, data_set, spans, walk
 from dicom_node.read.multiframe import frame_planes
 from dicom_node.read.stack import Plane, arrange
 from dicom_node.records import (
@@ -111,11 +111,14 @@ class LazyHeaders(Sequence[Dataset]):
             self._parsed[at] = self._opened[at].data_set()
         return self._parsed[at]
 
-    def raw(self, index: int) -> tuple[memoryview, str]:
-        """The undecoded bytes of a header and their transfer syntax UID."""
+    def elements(self, index: int) -> Iterator[tuple[int, bytes]] | None:
+        """Tag and bytes of each element of a header; None where it is not Explicit VR Little Endian."""
         one = self._opened[index]
+        if one.header.implicit or one.header.big_endian:
+            return None
         view = memoryview(one.instance.data)[: one.header.header_length]
-        return view, one.instance.transfer_syntax_uid
+        found = spans(view, one.instance.transfer_syntax_uid)
+        return ((tag, bytes(view[start:end])) for tag, start, end in found)
 
     def __iter__(self) -> Iterator[Dataset]:
         return (self[i] for i in range(len(self)))
