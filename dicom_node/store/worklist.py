@@ -19,7 +19,6 @@ from sqlalchemy import (
     Row,
     Select,
     String,
-    and_,
     cast,
     exists,
     func,
@@ -29,8 +28,17 @@ from sqlalchemy import (
 
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.observe.logging import hashed
+from dicom_node.records import SegmentAddress, StoredInstance
 from dicom_node.store.database import reading
-from dicom_node.store.tables import association, delivery, instance, job, result, series
+from dicom_node.store.tables import (
+    association,
+    delivery,
+    instance,
+    job,
+    job_input,
+    result,
+    series,
+)
 
 
 class Shown(Enum):
@@ -138,22 +146,28 @@ class Worklist:
                 for shown in COUNTED
             }
 
-    def instances(self, series_id: int) -> list[dict[str, Any]]:
-        """The instances of a series revision's series that are still here, in the order of arrival."""
+    def inputs(self, job_id: int) -> list[StoredInstance]:
+        """What a job was run on, as far as it is still here."""
+        columns = (
+            instance.c.segment,
+            instance.c.offset,
+            instance.c.length,
+            instance.c.sha256,
+            instance.c.sop_class_uid,
+            instance.c.sop_instance_uid,
+            instance.c.transfer_syntax_uid,
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(instance)
-                .join(
-                    series,
-                    and_(
-                        series.c.series_uid == instance.c.series_uid,
-                        series.c.study_uid == instance.c.study_uid,
-                    ),
-                )
-                .where(series.c.id == series_id, instance.c.state == InstanceState.RECEIVED)
-                .order_by(instance.c.id)
+                select(*columns)
+                .join(job_input, job_input.c.instance_id == instance.c.id)
+                .where(job_input.c.job_id == job_id, instance.c.state == InstanceState.RECEIVED)
+                .order_by(instance.c.sop_instance_uid)
             )
-            return [dict(row._mapping) for row in rows]
+            return [
+                StoredInstance(SegmentAddress(segment, offset, length), *rest)
+                for segment, offset, length, *rest in rows
+            ]
 
     def result(self, result_id: int) -> dict[str, Any] | None:
         """One result, with the series revision that it was made from."""

@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
 from dicom_node.observe.logging import get_logger
-from dicom_node.web import api, health, login, metrics, orders, pages
+from dicom_node.web import api, health, login, metrics, orders, pages, pictures
 from dicom_node.web.guard import MustChangePassword, NotLoggedIn, Shield, caller_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
@@ -37,8 +37,9 @@ def make_app(parts: Parts) -> FastAPI:
         redoc_url=None,
     )
     app.state.parts = parts
+    app.state.studio = pictures.Studio()
     app.state.meter = metrics.Meter(parts)
-    for part in (login, health, metrics, pages, api, orders):
+    for part in (login, health, metrics, pages, api, orders, pictures):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(NotLoggedIn, _not_logged_in)

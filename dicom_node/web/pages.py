@@ -17,6 +17,7 @@ from dicom_node.web import questions as ask
 from dicom_node.web.actions import WORDS, offered
 from dicom_node.web.api import LARGEST_ID
 from dicom_node.web.guard import AdminCaller, AnyCaller, OperatorCaller, check_csrf, parts_of
+from dicom_node.web.pictures import SHOWN
 from dicom_node.web.render import page
 
 router = APIRouter(include_in_schema=False)
@@ -72,6 +73,7 @@ def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
         caller=caller,
         study=story.study,
         moves=story.moves,
+        pictured=SHOWN,
         orders={order.value: WORDS[order].button for order in offered(found["series"])},
     )
 

@@ -34,8 +34,9 @@ def serve_page(
     """Answer requests on `listener` until `stop` is set."""
     make_first_account(parts)
     web = settings.web
+    app = make_app(parts)
     config = uvicorn.Config(
-        make_app(parts),
+        app,
         log_config=None,
         access_log=False,  # addresses hold study UIDs
         server_header=False,
@@ -56,3 +57,4 @@ def serve_page(
         pass
     server.should_exit = True
     thread.join(STOP_SECONDS + 2.0)
+    app.state.studio.close()
