@@ -17,7 +17,7 @@ from tests.builders.raw_peer import RawPeer
 from tests.receiver_process import STEPS, start
 from tests.receiving import eventually, listening, receive_settings, rows
 
-KILLS = int(os.environ.get("DICOM_NODE_SOAK_KILLS", "40"))
+KILLS = int(os.environ.get("DICOM_NODE_SOAK_KILLS", "200"))
 STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 
 
