@@ -1,7 +1,7 @@
 """From a data set to the bytes of a PS3.10 file, and from there to the disk, durably.
 
-It owns the invariants that everything leaves as Explicit VR Little Endian, and that a file is whole under
-its name or is not there.
+It owns the invariants that every data set leaves as Explicit VR Little Endian, whatever its pixels are
+compressed with, and that a file is whole under its name or is not there.
 """
 
 import hashlib

@@ -16,7 +16,7 @@ from dicom_node.compose.findings import find
 from dicom_node.compose.grid import instances
 from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures
 from dicom_node.compose.outlines import outline_captures
-from dicom_node.compose.seg import binary_seg
+from dicom_node.compose.seg import segmentation_object
 from dicom_node.compose.sr import classification_report, outcome_report, segmentation_report
 from dicom_node.errors import ComposeError
 from dicom_node.records import (
@@ -67,7 +67,9 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     if not isinstance(image, Volume):
         raise ComposeError("a segmentation of a projection image is not handled")
     findings = find(ctx, image, prediction)
-    seg = binary_seg(ctx, image, findings) if findings.found and "seg" in ctx.kinds else None
+    seg = (
+        segmentation_object(ctx, image, findings) if findings.found and "seg" in ctx.kinds else None
+    )
     made = [seg] if seg is not None else []
     if "secondary_capture" in ctx.kinds:
         made += outline_captures(ctx, image, findings)

@@ -1,4 +1,4 @@
-"""Segmentation objects, BINARY (PS3.3 A.51), on the source's grid exactly.
+"""Segmentation objects (PS3.3 A.51), BINARY or LABELMAP, on the source's grid exactly.
 
 What comes in: findings on a volume. What goes out: one SEG, a segment for each finding, a frame for each
 slice that a segment touches. It owns the invariant that a voxel of the prediction is a bit of the SEG at the
@@ -9,10 +9,12 @@ but three values are the slice's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.uid import SegmentationStorage
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEGLSLossless, SegmentationStorage
 
 from dicom_node.catalogue import Code
 from dicom_node.compose import encoding as e
@@ -38,6 +40,9 @@ from dicom_node.errors import ComposeError
 from dicom_node.records import SourceFrame, Volume
 
 OUTPUT = Output("seg", 0, SegmentationStorage, "SEG")
+LABELMAP_OUTPUT = Output("seg-labelmap", 0, "1.2.840.10008.5.1.4.1.1.66.7", "SEG")
+SEGMENT_DIMENSION = (0x0062000B, 0x0062000A, "Segment")
+POSITION_DIMENSION = (0x00200032, 0x00209113, "Position")
 PER_FRAME, PIXEL_DATA = 0x52009230, 0x7FE00010
 
 
@@ -58,35 +63,73 @@ def frames_of(findings: Findings) -> list[Frame]:
     ]
 
 
-def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
-    """A BINARY SEG of every finding.
+def segmentation_object(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
+    """A SEG of every finding, encoded as the destination's profile says.
 
     Raises:
         ComposeError: nothing was found; a SEG without frames does not exist.
     """
+    if ctx.segmentation == "labelmap":
+        return labelmap_seg(ctx, volume, findings)
+    return binary_seg(ctx, volume, findings)
+
+
+def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
+    """A BINARY SEG: a frame for each segment on each slice that it touches."""
     frames = frames_of(findings)
+    made, grid = _object(ctx, volume, findings, OUTPUT, len(frames))
+    made.SegmentationType = "BINARY"
+    made.BitsAllocated = made.BitsStored = 1
+    made.HighBit = 0
+    _dimensions(ctx, made, OUTPUT, (SEGMENT_DIMENSION, POSITION_DIMENSION))
+    groups = per_frame_groups(frames, volume.frames, grid)
+    bits = packed_bits(findings.numbers, frames)
+    return dicom_file("seg", made, groups, e.head(PIXEL_DATA, b"OB", len(bits)), bits)
+
+
+def labelmap_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
+    """A LABELMAP SEG (PS3.3 A.51, 2024d): a frame of segment numbers for each slice, JPEG-LS lossless.
+
+    It describes no background segment: 0 is Pixel Padding Value, and a viewer counts segments from 1.
+    """
+    slices = sorted({frame.slice for frame in frames_of(findings)})
+    made, grid = _object(ctx, volume, findings, LABELMAP_OUTPUT, len(slices))
+    bits = 8 if len(findings.found) < 256 else 16
+    made.SegmentationType = "LABELMAP"
+    made.BitsAllocated = made.BitsStored = bits
+    made.HighBit = bits - 1
+    made.add_new("PixelPaddingValue", "US", 0)
+    _dimensions(ctx, made, LABELMAP_OUTPUT, (POSITION_DIMENSION,))
+    groups = per_slice_groups(slices, volume.frames, grid)
+    streams: dict[int, bytes] = {}
+
+    def compress(z: int) -> None:
+        frame = np.ascontiguousarray(findings.numbers[z], dtype=f"u{bits // 8}")
+        streams[z] = bytes(imagecodecs.jpegls_encode(frame))
+
+    for_each_slice(compress, slices)
+    pixels = encapsulate([streams[z] for z in slices])
+    start, end = e.head(PIXEL_DATA, b"OB", 0xFFFFFFFF), b"\xfe\xff\xdd\xe0\0\0\0\0"
+    return dicom_file("seg", made, groups, start, pixels, end, transfer_syntax_uid=JPEGLSLossless)
+
+
+def _object(
+    ctx: ComposeContext, volume: Volume, findings: Findings, output: Output, frames: int
+) -> tuple[Dataset, Grid]:
+    """What every kind of SEG has."""
     if not frames:
         raise ComposeError("a segmentation object needs at least one voxel")
     source, grid = volume.headers[0], grid_of(volume)
-    made = common(ctx, source, OUTPUT)
+    made = common(ctx, source, output)
     frame_of_reference(source, made)
-    _image(ctx, made, source, volume, len(frames))
-    made.SegmentationType = "BINARY"
+    _image(ctx, made, source, volume, frames)
     made.SegmentsOverlap = "NO"
     made.SegmentSequence = [segment_description(ctx, finding) for finding in findings.found]
-    made.ReferencedSeriesSequence = [referenced_series(source.SeriesInstanceUID, volume.frames)]
-    organization = _dimensions(ctx, made)
-    made.DimensionOrganizationSequence = [organization]
+    made.ReferencedSeriesSequence = [
+        referenced_series(str(source.SeriesInstanceUID), volume.frames)
+    ]
     made.SharedFunctionalGroupsSequence = [shared_groups(grid)]
-    groups = per_frame_groups(frames, volume.frames, grid)
-    bits = packed_bits(findings.numbers, frames)
-    return dicom_file(
-        "seg",
-        made,
-        groups,
-        e.head(PIXEL_DATA, b"OB", len(bits)),
-        bits,
-    )
+    return made, grid
 
 
 def _image(
@@ -100,8 +143,7 @@ def _image(
     made.PhotometricInterpretation = "MONOCHROME2"
     made.NumberOfFrames = frames
     made.Rows, made.Columns = volume.array.shape[1:]
-    made.BitsAllocated = made.BitsStored = 1
-    made.HighBit = made.PixelRepresentation = 0
+    made.PixelRepresentation = 0
     made.LossyImageCompression = "00"
     if source.get("LossyImageCompression") == "01":
         # PS3.3 C.7.6.1.1.5: once lossy, everything derived from it says so
@@ -143,15 +185,15 @@ def _modified(concept: Code, modifier: Code | None, of: str) -> Dataset:
     return item
 
 
-def _dimensions(ctx: ComposeContext, made: Dataset) -> Dataset:
-    """Frames are indexed by segment, then by position (PS3.3 C.7.6.17)."""
+def _dimensions(
+    ctx: ComposeContext, made: Dataset, output: Output, dimensions: Sequence[tuple[int, int, str]]
+) -> None:
+    """By what frames are indexed (PS3.3 C.7.6.17)."""
     organization = Dataset()
-    organization.DimensionOrganizationUID = derived_uid(ctx.job_key, OUTPUT.name, "dimensions")
+    organization.DimensionOrganizationUID = derived_uid(ctx.job_key, output.name, "dimensions")
+    made.DimensionOrganizationSequence = [organization]
     items = []
-    for pointer, group, label in (
-        (0x0062000B, 0x0062000A, "Segment"),
-        (0x00200032, 0x00209113, "Position"),
-    ):
+    for pointer, group, label in dimensions:
         item = Dataset()
         item.DimensionOrganizationUID = organization.DimensionOrganizationUID
         item.DimensionIndexPointer = pointer
@@ -159,7 +201,6 @@ def _dimensions(ctx: ComposeContext, made: Dataset) -> Dataset:
         item.DimensionDescriptionLabel = label
         items.append(item)
     made.DimensionIndexSequence = items
-    return organization
 
 
 def shared_groups(grid: Grid) -> Dataset:
@@ -194,6 +235,16 @@ def per_frame_groups(frames: Sequence[Frame], sources: Sequence[SourceFrame], gr
         derived, placed = of_slice[z]
         content = e.sequence(0x00209111, e.unsigned_long(0x00209157, number, z + 1))
         items.append(derived + content + placed + numbers[number])
+    return e.sequence(PER_FRAME, *items)
+
+
+def per_slice_groups(slices: Sequence[int], sources: Sequence[SourceFrame], grid: Grid) -> bytes:
+    """Per-Frame Functional Groups Sequence of frames that hold all segments of a slice."""
+    items = []
+    for z in slices:
+        content = e.sequence(0x00209111, e.unsigned_long(0x00209157, z + 1))
+        position = e.sequence(0x00209113, e.strings(0x00200032, b"DS", grid.positions[z]))
+        items.append(derivation(sources[z], SEGMENTATION) + content + position)
     return e.sequence(PER_FRAME, *items)
 
 

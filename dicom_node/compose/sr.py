@@ -36,6 +36,7 @@ from dicom_node.compose.uids import derived_uid
 from dicom_node.records import Classification, Image, Outcome, SourceFrame, Volume
 
 OUTPUT = Output("sr", 1, Comprehensive3DSRStorage, "SR", "report")
+LABELMAP_OUTPUT = Output("sr-labelmap", 1, Comprehensive3DSRStorage, "SR", "report")
 
 _PROCEDURES: dict[str, Code] = {
     "CT": ("25045-6", "LN", "CT unspecified body region"),
@@ -100,7 +101,9 @@ def segmentation_report(
     evidence = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
     sources = (str(header.SeriesInstanceUID), instances(volume.frames))
     contours = bool(groups) and _square_pixels(volume)
-    return _report(ctx, header, groups, evaluations, [sources, *evidence], contours)
+    # it refers to another object than the report that goes with a BINARY one
+    output = LABELMAP_OUTPUT if seg is not None and ctx.segmentation == "labelmap" else OUTPUT
+    return _report(ctx, header, groups, evaluations, [sources, *evidence], contours, output)
 
 
 def _in_words(header: Dataset, findings: Findings) -> list[str]:
@@ -222,8 +225,9 @@ def _report(
     evaluations: Sequence[bytes],
     evidence: Sequence[tuple[str, Sequence[tuple[str, str]]]],
     contours: bool = False,
+    output: Output = OUTPUT,
 ) -> DicomFile:
-    made = common(ctx, header, OUTPUT)
+    made = common(ctx, header, output)
     for keyword in ("BodyPartExamined", "Laterality"):  # of images only, not of documents
         made.pop(keyword, None)
     made.ReferencedPerformedProcedureStepSequence = []

@@ -291,3 +291,21 @@ def test_the_overlay_picture_is_drawn(
 ) -> None:
     overlay_png(source, files[0].dataset(), tmp_path / "o.png", height=200)
     assert (tmp_path / "o.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_labelmap_is_voxel_exact_and_an_object_of_its_own(
+    source: Volume, files: list[DicomFile], tmp_path: Path
+) -> None:
+    ctx = models.context(models.model(tmp_path), segmentation="labelmap")
+    seg, report = compose(ctx, source, Segmentation(images.labels(SHAPE)))
+    assert seg.sop_class_uid == "1.2.840.10008.5.1.4.1.1.66.7"
+    assert not {seg.sop_instance_uid, report.sop_instance_uid} & {f.sop_instance_uid for f in files}
+    found = hd.seg.Segmentation.from_dataset(seg.dataset())
+    back = found.get_pixels_by_source_instance(
+        [frame.sop_instance_uid for frame in source.frames],
+        combine_segments=True,
+        assert_missing_frames_are_empty=True,
+    )
+    np.testing.assert_array_equal(back, images.labels(SHAPE))
+    np.testing.assert_array_equal(label_map(seg.dataset(), source), images.labels(SHAPE))
+    assert seg.sop_instance_uid.encode() in report.content
