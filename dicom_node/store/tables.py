@@ -99,6 +99,7 @@ instance = Table(
     Index(None, "series_uid", "study_uid"),
     Index(None, "association_id"),
     Index(None, "segment"),
+    Index(None, "state"),
 )
 
 series = Table(

@@ -150,6 +150,7 @@ def upgrade() -> None:
         ["series_uid", "study_uid"],
         unique=False,
     )
+    op.create_index(op.f("ix_instance_state"), "instance", ["state"], unique=False)
     op.create_table(
         "job",
         sa.Column("id", ID, nullable=False),
