@@ -177,3 +177,53 @@ def _middle(numbers: npt.NDArray[np.uint16]) -> tuple[int, int, int]:
 def _is_marked(result: Dataset) -> bool:
     said = f"{result.get('ContentDescription', '')} {result.get('SeriesDescription', '')}"
     return "not for clinical use" in said.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """A content item of a report: its depth in the tree, its name and its value as text."""
+
+    depth: int
+    name: str
+    value: str
+
+
+def report_rows(report: Dataset) -> list[ReportRow]:
+    """A structured report as rows of a table, in the order of its content tree."""
+    return list(_rows(report, 0))
+
+
+def _rows(item: Dataset, depth: int) -> Iterator[ReportRow]:
+    yield ReportRow(depth, _meaning(item, "ConceptNameCodeSequence"), _value_of(item))
+    for child in item.get("ContentSequence") or []:
+        yield from _rows(child, depth + 1)
+
+
+def _meaning(item: Dataset, keyword: str) -> str:
+    codes = item.get(keyword)
+    return str(codes[0].get("CodeMeaning", "")) if codes else ""
+
+
+def _value_of(item: Dataset) -> str:
+    kind = str(item.get("ValueType", ""))
+    if kind == "CODE":
+        return _meaning(item, "ConceptCodeSequence")
+    if kind == "NUM":
+        measured = item.get("MeasuredValueSequence")
+        if not measured:
+            return "no value"
+        unit = measured[0].get("MeasurementUnitsCodeSequence")
+        shown = str(unit[0].get("CodeValue", "")) if unit else ""
+        how = [
+            _meaning(child, "ConceptCodeSequence")
+            for child in item.get("ContentSequence") or []
+            if _meaning(child, "ConceptNameCodeSequence") == "Derivation"
+        ]
+        said = f"{measured[0].NumericValue} {shown}".rstrip()
+        return f"{said} ({', '.join(how)})" if how else said
+    if kind in ("IMAGE", "COMPOSITE"):
+        return str(item.ReferencedSOPSequence[0].get("ReferencedSOPInstanceUID", ""))
+    if kind == "SCOORD":
+        return f"{item.get('GraphicType', '')}, {len(item.get('GraphicData') or []) // 2} points"
+    keyword = {"TEXT": "TextValue", "UIDREF": "UID", "PNAME": "PersonName"}.get(kind, "")
+    return str(item.get(keyword) or item.get(kind.title()) or "") if kind != "CONTAINER" else ""

@@ -381,6 +381,8 @@ def _oddities(header: Header) -> list[str]:
         found.append("pixel spacing is not positive")
     if header.pixel_bytes is not None:
         found += _pixel_oddities(header)
+    elif attributes.get("rows") and attributes.get("columns"):
+        found.append("an image with rows and columns, and no pixel data")
     return found
 
 

@@ -13,6 +13,7 @@ from typing import overload
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.pixels.processing import apply_modality_lut
 
 from dicom_node.errors import GeometryError, ReadError
 from dicom_node.read import pixels
@@ -275,14 +276,20 @@ def _read_projection(instances: Sequence[RawInstance]) -> ProjectionImage:
     of = pixels.pixel_format(one.header)
     if of.frames != 1:
         raise ReadError(f"the image has {of.frames} frames; one is handled")
-    slope, intercept = _rescale(one.header)
-    array = np.empty((of.rows, of.columns), dtype=np.float32)
+    header, array = one.data_set(), np.empty((of.rows, of.columns), dtype=np.float32)
     frames = pixels.Frames(one.header, one.instance.transfer_syntax_uid, of)
-    frames.modality_values(0, slope, intercept, array)
     notes: tuple[str, ...] = ()
-    if of.photometric == "MONOCHROME1":
-        ends = -1 if of.signed else 2**of.bits_stored - 1
-        array = np.float32(ends * slope + 2 * intercept) - array
+    inverted = of.photometric == "MONOCHROME1"
+    if MODALITY_LUT in one.header.values:
+        frames.modality_values(0, 1.0, 0.0, array)
+        array = apply_modality_lut(array.astype(np.int64), header).astype(np.float32)
+        ends = float(array.min()) + float(array.max())
+    else:
+        slope, intercept = _rescale(one.header)
+        frames.modality_values(0, slope, intercept, array)
+        ends = (-1 if of.signed else 2**of.bits_stored - 1) * slope + 2 * intercept
+    if inverted:
+        array = np.float32(ends) - array
         notes = ("MONOCHROME1: inverted, so that bright is dense",)
     source = SourceFrame(one.instance.sop_class_uid, one.instance.sop_instance_uid)
-    return ProjectionImage(array, one.data_set(), source, notes)
+    return ProjectionImage(array, header, source, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import imagecodecs
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_encoder
 from pydicom.uid import (
@@ -163,3 +164,17 @@ def test_colour_is_refused() -> None:
     one.PhotometricInterpretation = "PALETTE COLOR"
     with pytest.raises(ReadError, match="PALETTE COLOR"):
         read_image([images.raw(one)])
+
+
+def test_a_modality_lut_is_looked_up() -> None:
+    stored = (images.pattern((1, 8, 9))[0] % 16).astype(np.uint8)
+    one = images.radiograph(stored)
+    table = [value * value for value in range(16)]
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [16, 0, 16])
+    lut.ModalityLUTType = "US"
+    lut.add_new("LUTData", "US", table)
+    one.ModalityLUTSequence = [lut]
+    found = read_image([images.raw(one)])
+    assert isinstance(found, ProjectionImage)
+    np.testing.assert_array_equal(found.array, np.array(table, np.float32)[stored])
