@@ -165,6 +165,7 @@ def _signal_name(code: int) -> str:
 
 
 def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+    from dicom_node.deliver.census import Census
     from dicom_node.deliver.loop import Courier, listening_for_reports
 
     outbox = Outbox(engine)
@@ -173,8 +174,9 @@ def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         Courier(name, destination, settings, outbox, random.Random())
         for name, destination in settings.destination.items()
     ]
+    census = Census(settings, Assembly(engine))
     with listening_for_reports(settings, outbox):
-        _run_together([courier.run for courier in couriers], stop)
+        _run_together([*(courier.run for courier in couriers), census.run], stop)
 
 
 def _web(

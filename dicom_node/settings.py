@@ -114,6 +114,15 @@ class PeerSettings(_Section):
         description="With TLS: the common name or a DNS name that its certificate must bear; "
         "empty accepts any that our authorities signed.",
     )
+    query_host: str = Field(
+        "",
+        description="Where it answers C-FIND: it is then asked how many images a series has, "
+        "and a series is complete as soon as so many came.",
+    )
+    query_port: Port = Field(104, description="The port of query_host.")
+    query_ae_title: AETitle | None = Field(
+        None, description="The AE title to ask; default: its ae_title."
+    )
     user: str = Field("", description="The user that it must name in the user identity, if any.")
     passcode: SecretStr = Field(
         SecretStr(""), description="The passcode that goes with the user, if any."
@@ -143,6 +152,10 @@ class InferSettings(_Section):
 
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, description="CPU threads for a model; 0 takes all cores.")
+    cpu_engine: Literal["auto", "torch"] = Field(
+        "auto",
+        description="auto: OpenVINO, where it is installed and gives what torch gives; or torch.",
+    )
     lease_seconds: Seconds = Field(
         30.0, description="A worker silent for so long has lost its job to another."
     )

@@ -41,6 +41,8 @@ class Revision:
     instances: int
     state: SeriesState
     expected: int | None
+    calling_ae: str
+    key: SeriesKey
 
 
 class Assembly:
@@ -53,11 +55,21 @@ class Assembly:
         """Revisions that are OPEN, or STABLE and not yet routed, oldest first."""
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(series.c.id, series.c.instances, series.c.state, series.c.expected)
+                select(series)
                 .where(series.c.state.in_((SeriesState.OPEN, SeriesState.STABLE)))
                 .order_by(series.c.id)
             )
-            return [Revision(*row) for row in rows]
+            return [
+                Revision(
+                    row.id,
+                    row.instances,
+                    row.state,
+                    row.expected,
+                    row.calling_ae,
+                    SeriesKey(row.study_uid, row.series_uid),
+                )
+                for row in rows
+            ]
 
     def load(self, series_id: int) -> OpenSeries:
         """One revision with the facts of its instances, in the order of arrival."""
