@@ -107,8 +107,8 @@ def test_no_file_of_others_breaks_the_reader(shared: Path) -> None:
             read += 1
         except ReadError:
             refused += 1
-    assert read > 40
-    assert refused > 40
+    assert read >= 35
+    assert refused >= 35
 
 
 def test_reports_of_others_are_shown(shared: Path) -> None:
