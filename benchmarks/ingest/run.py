@@ -12,6 +12,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -57,8 +58,6 @@ class Result:
 
 def message(folder: Path, side: int) -> tuple[list[str], int]:
     """Write command set and data set for the sender; its arguments, and the data set's length."""
-    import sys
-
     sys.path.insert(0, str(HERE.parents[1]))
     from tests.builders.datasets import ct_slice, encoded
     from tests.builders.raw_peer import command_set
@@ -130,6 +129,7 @@ def main() -> None:
     )
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that receivers are ended
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)

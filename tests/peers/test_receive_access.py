@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dicom_node.errors import ConfigurationError
-from dicom_node.receive.tls import CertificateFiles, make_test_certificates
+from dicom_node.receive.certificates import CertificateFiles, make_test_certificates
 from dicom_node.receive.transport import Patience
 from tests.builders.raw_peer import CT, EXPLICIT, RawPeer, associate_rq, item
 from tests.receiving import Listening, listening
