@@ -163,7 +163,12 @@ class Receiver:
         for victim in self._connections.add(connection):
             log.warning("half-open connection closed to make room", host=victim.host)
             victim.cut()
-        threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        except RuntimeError:
+            log.warning("connection not accepted", reason="the system gives no thread")
+            connection.close()
+            self._connections.remove(connection)
 
     # --- one connection -----------------------------------------------------------------------
 
