@@ -4,6 +4,7 @@ What comes in: settings. What goes out: a role that runs in this process until i
 processes of a whole node are `supervisor`'s business.
 """
 
+import json
 import os
 import random
 import signal
@@ -20,11 +21,13 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.assemble.loop import Assembler
 from dicom_node.assemble.route import mismatch
 from dicom_node.catalogue import ModelDescription, catalogue
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, PeerUnreachable
 from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
 from dicom_node.store.assembly import Assembly
+from dicom_node.store.audit import AuditOutbox
+from dicom_node.store.canary import CanaryLog
 from dicom_node.store.database import Engine, open_database, utc_now
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
@@ -34,6 +37,7 @@ from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
 from dicom_node.store.worklist import Worklist
+from dicom_node.upkeep.audit import AuditCourier, sink_of
 from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
 from dicom_node.upkeep.retention import Sweeper
 from dicom_node.web.listen import bind, check_web
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from dicom_node.web.parts import Parts, RouteVerdict
 
 LEASE_SWEEP_SECONDS = 1.0
+AUDIT_SECONDS = 5.0
 
 
 class Role(Enum):
@@ -63,13 +68,12 @@ def check(settings: Settings) -> dict[str, ModelDescription]:
     """
     check_web(settings.web)
     models = catalogue(settings.models_dir)
-    for route in settings.route:
-        for name in route.models:
+    wanted = [(f"route {one.name!r}", one.models) for one in settings.route]
+    for who, names in [*wanted, ("the canary", settings.canary.models)]:
+        for name in names:
             if name not in models:
                 known = ", ".join(models) or "none"
-                raise ConfigurationError(
-                    f"route {route.name!r} runs {name!r}, which is no model (known: {known})"
-                )
+                raise ConfigurationError(f"{who} runs {name!r}, which is no model (known: {known})")
     return models
 
 
@@ -115,9 +119,12 @@ def _receive(
 def _assemble(settings: Settings, engine: Engine, stop: threading.Event) -> None:
     assembler = Assembler(settings, check(settings), Assembly(engine))
     leases = LeaseWatch(JobQueue(engine), settings.infer.lease_seconds)
+    audit = AuditCourier(AuditOutbox(engine), sink_of(settings.audit, settings.data_dir))
     sweeper = Sweeper(settings, Retention(engine))
     with timers(
-        (leases.sweep, LEASE_SWEEP_SECONDS), (sweeper.sweep, settings.retention.sweep_seconds)
+        (leases.sweep, LEASE_SWEEP_SECONDS),
+        (sweeper.sweep, settings.retention.sweep_seconds),
+        (audit.send, AUDIT_SECONDS),
     ):
         assembler.run(stop)
 
@@ -175,8 +182,36 @@ def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
         for name, destination in settings.destination.items()
     ]
     census = Census(settings, Assembly(engine))
-    with listening_for_reports(settings, outbox):
+    with listening_for_reports(settings, outbox), _canary(settings, engine, stop):
         _run_together([*(courier.run for courier in couriers), census.run], stop)
+
+
+@contextmanager
+def _canary(settings: Settings, engine: Engine, stop: threading.Event) -> Iterator[None]:
+    """A canary on its timer, where the configuration asks for one."""
+    from dicom_node.deliver.canary import Canary
+
+    if settings.canary.every_seconds is None:
+        yield
+        return
+    canary = Canary(settings, canary_log(settings, engine), partial(_own_port, settings), stop)
+    with timers((canary.fly, settings.canary.every_seconds)):
+        yield
+
+
+def canary_log(settings: Settings, engine: Engine) -> CanaryLog:
+    """What became of the canaries; for a metric, an alarm and the page."""
+    return CanaryLog(engine, settings.canary.ae_title, settings.canary.late_seconds)
+
+
+def _own_port(settings: Settings) -> int:
+    """The listener's port; where the configuration left it open, the supervisor's file says it."""
+    if settings.receive.port:
+        return settings.receive.port
+    try:
+        return int(json.loads((settings.data_dir / "node.json").read_text())["port"])
+    except (OSError, ValueError, KeyError) as error:
+        raise PeerUnreachable("the listener's port is not known yet") from error
 
 
 def _web(
@@ -209,6 +244,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
         overview=Overview(engine),
         metering=Metering(engine),
         accounts=Accounts(engine),
+        audit=AuditOutbox(engine),
         operator=partial(Operator, engine),
         echo=echo,
         routes_of=partial(_routes_of, settings),

@@ -243,6 +243,34 @@ class RouteSettings(_Section):
     priority: int = Field(0, ge=-100, le=100, description="Higher runs first.")
 
 
+class CanarySettings(_Section):
+    """A phantom that the node sends to itself through the whole path, so that a fault shows before a
+    patient's study meets it. Its series match no other route."""
+
+    every_seconds: Seconds | None = Field(
+        None, description="How often; 3600 is hourly. Without it there is no canary."
+    )
+    ae_title: AETitle = Field(
+        "DN_CANARY",
+        description="The AE title that it calls from; the node must accept it as a peer.",
+    )
+    models: tuple[str, ...] = Field((), description="Models that it goes through.")
+    destinations: tuple[str, ...] = Field(
+        (),
+        description="Where its results go; a destination that is the node itself keeps a phantom "
+        "out of the PACS.",
+    )
+    late_seconds: Seconds = Field(
+        900.0, description="A canary that is not delivered after so long is an alarm."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_way(self) -> "CanarySettings":
+        if self.every_seconds is not None and not (self.models and self.destinations):
+            raise ValueError("a canary needs models and destinations")
+        return self
+
+
 class RetentionSettings(_Section):
     """How long images are kept. What is held, unfinished or not delivered is kept whatever stands here."""
 
@@ -277,6 +305,21 @@ class WebSettings(_Section):
     session_idle_minutes: int = Field(30, ge=1, description="Silence after which a login is over.")
     session_hours: int = Field(12, ge=1, description="The longest that a login lasts.")
     upload_mb: int = Field(64, ge=1, description="The largest file that the route test takes.")
+
+
+class AuditSettings(_Section):
+    """The audit trail (PS3.15 A.5): to a file, or to a repository by syslog over TLS."""
+
+    file: Path | None = Field(
+        None, description="The file; default `audit.log` in data_dir. Not used with syslog."
+    )
+    syslog_host: str = Field("", description="The audit repository; empty writes the file.")
+    syslog_port: Port = Field(6514, description="Its port (RFC 5425).")
+    ca_file: Path | None = Field(
+        None, description="PEM file with the authorities that are trusted; default the system's."
+    )
+    certificate: Path | None = Field(None, description="PEM file with our certificate.")
+    private_key: Path | None = Field(None, description="PEM file with its key.")
 
 
 class LogSettings(_Section):
@@ -323,7 +366,9 @@ class Settings(BaseSettings):
     destination: dict[str, DestinationSettings] = Field(default_factory=dict)
     route: tuple[RouteSettings, ...] = ()
     retention: RetentionSettings = RetentionSettings()
+    canary: CanarySettings = CanarySettings()
     web: WebSettings = WebSettings()
+    audit: AuditSettings = AuditSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -338,6 +383,13 @@ class Settings(BaseSettings):
                     raise ValueError(
                         f"route {route.name!r} sends to {name!r}, which is no destination (known: {known})"
                     )
+        for name in self.canary.destinations:
+            if name not in self.destination:
+                raise ValueError(f"the canary sends to {name!r}, which is no destination")
+        accepted = {peer.ae_title for peer in self.peer}
+        flies = self.canary.every_seconds is not None
+        if flies and not self.receive.accept_any_peer and self.canary.ae_title not in accepted:
+            raise ValueError(f"the canary calls as {self.canary.ae_title}, which is no [[peer]]")
         return self
 
     @classmethod

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, UploadFile
 from dicom_node.errors import CannotUnderstand
 from dicom_node.store.worklist import Shown
 from dicom_node.web import questions as ask
+from dicom_node.web import trail
 from dicom_node.web.guard import AnyCaller, OperatorCaller, parts_of
 from dicom_node.web.views import StoryView, StudyList
 
@@ -57,6 +58,7 @@ def study(request: Request, caller: AnyCaller, study_uid: Uid) -> StoryView:
     found = parts.worklist.study(study_uid)
     if found is None:
         raise HTTPException(404, "There is no such study.")
+    trail.seen(request, caller.account.name, found)
     return caller.viewer.story(found, parts.overview.story(study_uid))
 
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
 from dicom_node.observe.logging import get_logger
-from dicom_node.web import passwords
+from dicom_node.web import passwords, trail
 from dicom_node.web.guard import (
     AnyCaller,
     caller_of,
@@ -59,6 +59,7 @@ def log_in(
     if not passwords.fits(password, found.password_hash if found and usable else None):
         parts.attempts.failed(address, name)
         log.warning("login refused", address=address)
+        trail.login(request, name, succeeded=False)
         return page(
             request,
             "login.html",
@@ -70,6 +71,7 @@ def log_in(
     lasts = timedelta(hours=parts.settings.web.session_hours)
     token = parts.accounts.open_login(name, lasts)
     log.info("login", account=name, address=address)
+    trail.login(request, name, succeeded=True)
     answer = RedirectResponse(_inside(then), 303)
     answer.set_cookie(
         cookie_name(request),
@@ -91,6 +93,7 @@ def log_out(request: Request, csrf: Annotated[str, Form()] = "") -> Response:
     if caller is not None:
         check_csrf(caller, csrf)
         parts_of(request).accounts.close_login(caller.token_hash)
+        trail.logout(request, caller.account.name)
         answer.delete_cookie(cookie_name(request), path="/")
     return answer
 
@@ -129,6 +132,7 @@ def change_password(
     if name == FIRST_NAME:
         (parts.settings.data_dir / FIRST_PASSWORD_FILE).unlink(missing_ok=True)
     log.info("password changed", account=name)
+    trail.account_changed(request, name, name, "password")
     return RedirectResponse("/login", 303)
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import RedirectResponse, Response
 
 from dicom_node.observe.logging import get_logger, hashed
+from dicom_node.web import trail
 from dicom_node.web.actions import WORDS, Order, carry_out, models_of, offered
 from dicom_node.web.api import PREFIX, REFUSED, UNKNOWN, Uid
 from dicom_node.web.guard import Caller, OperatorCaller, check_csrf, parts_of
@@ -92,6 +93,7 @@ def _do(
         raise HTTPException(409, "This model did not run on the study.")
     digest = parts.models[model].digest if model in parts.models else None
     operator = parts.operator(caller.account.name)
+    trail.ordered(request, caller.account.name, found, order.value)
     told = carry_out(operator, order, found["study_uid"], why.strip(), model, digest)
     log.info(
         "order", order=order.value, account=caller.account.name, study=hashed(found["study_uid"])

@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.errors import CannotUnderstand, ConfigurationError
 from dicom_node.store.accounts import UserRole
 from dicom_node.store.worklist import Shown
-from dicom_node.web import passwords
+from dicom_node.web import passwords, trail
 from dicom_node.web import questions as ask
 from dicom_node.web.actions import WORDS, offered
 from dicom_node.web.api import LARGEST_ID
@@ -66,6 +66,10 @@ def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
     found = parts.worklist.study(study_uid)
     if found is None:
         raise HTTPException(404, "There is no such study.")
+    if not request.headers.get(
+        "hx-request"
+    ):  # looking once is one look, however often it is fetched
+        trail.seen(request, caller.account.name, found)
     story = caller.viewer.story(found, parts.overview.story(study_uid))
     return page(
         request,
@@ -194,6 +198,7 @@ def add_account(
     given = passwords.made_up()
     try:
         parts_of(request).accounts.add(name, role, passwords.hash_password(given), must_change=True)
+        trail.account_changed(request, caller.account.name, name, f"add as {role.value}")
     except ConfigurationError as error:
         return _accounts(request, caller, status=400, error=str(error))
     return _accounts(request, caller, given=(name, given))
@@ -222,6 +227,7 @@ def change_account(
             raise HTTPException(404, "There is no such action.")
     except ConfigurationError as error:
         return _accounts(request, caller, status=400, error=str(error))
+    trail.account_changed(request, caller.account.name, name, what)
     if given:
         return _accounts(request, caller, given=given)
     return RedirectResponse("/accounts", 303)

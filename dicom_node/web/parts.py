@@ -11,6 +11,7 @@ from typing import Any
 from dicom_node.catalogue import ModelDescription
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
+from dicom_node.store.audit import AuditOutbox
 from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
@@ -37,6 +38,7 @@ class Parts:
     overview: Overview
     metering: Metering
     accounts: Accounts
+    audit: AuditOutbox
     operator: Callable[[str], Operator]
     """The hands of somebody of this name."""
     echo: Callable[[DestinationSettings], None]

@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from starlette.responses import Response
 
 from dicom_node.errors import NodeError, ReadError
-from dicom_node.web import drawing
+from dicom_node.web import drawing, trail
 from dicom_node.web.api import PREFIX, REFUSED, UNKNOWN, RowId
 from dicom_node.web.guard import AnyCaller, parts_of
 from dicom_node.web.parts import Parts
@@ -117,6 +117,7 @@ def result_page(request: Request, caller: AnyCaller, result_id: RowId) -> Respon
     study = parts_of(request).worklist.study(found["study_uid"])
     if study is None:
         raise HTTPException(404, "There is no such study.")
+    trail.seen(request, caller.account.name, study)
     view = caller.viewer.study(study)
     return page(request, "picture.html", caller=caller, result=found, study=view)
 
