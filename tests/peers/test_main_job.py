@@ -1,6 +1,8 @@
 """The main job, end to end: DCMTK's storescu -> node -> Orthanc, on real CT, judged by others' tools."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -187,3 +189,50 @@ def test_a_second_push_makes_no_new_work(
     before = running.series(), pacs.received()
     storescu(running, shared / "ai/CRLM-CT-1004", options=("-xt",))
     assert (running.series(), pacs.received()) == before
+
+
+def dicom_node(running: Node, *arguments: str) -> str:
+    """Run a command on the node's configuration, as its admin would; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dicom_node", *arguments, "--config", str(running.config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_status_tells_the_story_of_a_study(
+    delivered: dict[str, list[Dataset]], running: Node
+) -> None:
+    study = delivered["ai/CRLM-CT-1004"][0].StudyInstanceUID
+    told = dicom_node(running, "status", study)
+    for move in ("OPEN", "STABLE", "QUEUED", "RUNNING", "STORED", "PENDING", "SENT", "CONFIRMED"):
+        assert move in told, told
+    assert "geometry free of gaps" in told
+
+
+def test_a_rerun_is_delivered_too(
+    delivered: dict[str, list[Dataset]], running: Node, pacs: Orthanc
+) -> None:
+    study = delivered["ai/CRLM-CT-1004"][0].StudyInstanceUID
+    before = len(pacs.received())
+    assert "1 jobs queued" in dicom_node(running, "rerun", study, "--model", "ct_structures")
+    running.wait_for(
+        lambda rows: (
+            settled(len(REAL_SERIES))(rows)
+            and any(len(row["jobs"]) == 2 for row in rows if row["study_uid"] == study)
+        )
+    )
+    assert len(pacs.received()) > before
+    assert "No delivery is dead" in dicom_node(running, "dead")
+    assert "0 series would be purged" in dicom_node(running, "purge", "--dry-run")
+
+
+def test_the_routes_say_what_they_would_do(running: Node, shared: Path) -> None:
+    told = dicom_node(running, "route", "test", str(shared / "ai/CRLM-CT-1004"))
+    assert "41 instances" in told
+    assert "model ct_structures: runs, results to pacs" in told

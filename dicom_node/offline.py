@@ -1,0 +1,80 @@
+"""What the command line opens of a node whether it runs or not: orders, clearing up, trying the routes.
+
+What comes in: settings. What goes out: a view of the store for the length of a `with` block, or answers
+about files. Nothing here starts a process or speaks to a peer.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dicom_node.app import check
+from dicom_node.assemble.explain import Explanation, explain
+from dicom_node.errors import ConfigurationError
+from dicom_node.files import dicom_files
+from dicom_node.read.header import read_header
+from dicom_node.read.part10 import raw_instance
+from dicom_node.records import InstanceFacts, Peer, SeriesKey
+from dicom_node.settings import Settings
+from dicom_node.store.database import Engine, open_database
+from dicom_node.store.operator import Operator
+from dicom_node.store.retention import Retention
+from dicom_node.upkeep.retention import Sweeper
+
+
+@contextmanager
+def opened_operator(settings: Settings, name: str) -> Iterator[Operator]:
+    """Orders of one person, named in every reason.
+
+    Raises:
+        ConfigurationError: there is no database yet.
+    """
+    with _opened(settings) as engine:
+        yield Operator(engine, name)
+
+
+@contextmanager
+def opened_sweeper(settings: Settings) -> Iterator[Sweeper]:
+    """What clears the disk, and says beforehand what it would delete.
+
+    Raises:
+        ConfigurationError: there is no database yet.
+    """
+    with _opened(settings) as engine:
+        yield Sweeper(settings, Retention(engine))
+
+
+def explained(settings: Settings, paths: Iterable[Path], calling_ae: str) -> list[Explanation]:
+    """What would become of files if `calling_ae` sent them, series by series.
+
+    Raises:
+        ReadError, CannotUnderstand: a file is no DICOM that can be read.
+    """
+    peer = Peer(calling_ae, settings.receive.ae_title, "localhost")
+    return explain(map(_facts, dicom_files(paths)), peer, settings, check(settings))
+
+
+def _facts(path: Path) -> tuple[SeriesKey, InstanceFacts]:
+    raw = raw_instance(path)
+    header = read_header(raw.data, raw.transfer_syntax_uid)
+    facts = InstanceFacts(
+        id=0,
+        sop_instance_uid=raw.sop_instance_uid,
+        sop_class_uid=raw.sop_class_uid,
+        sha256="",
+        patient_id=header.patient_id,
+        attributes=header.attributes,
+        quarantine=header.oddities,
+    )
+    return SeriesKey(header.study_uid, header.series_uid), facts
+
+
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Engine]:
+    if settings.database_url is None and not (settings.data_dir / "node.sqlite").exists():
+        raise ConfigurationError(f"data_dir: no node has run on {settings.data_dir} yet")
+    engine = open_database(settings.effective_database_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
