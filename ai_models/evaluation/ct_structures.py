@@ -37,6 +37,7 @@ from ai_models.data.ct_sets import (
     source,
     stated_labels,
 )
+from ai_models.evaluation import card
 from ai_models.evaluation.bundle import Bundle
 from ai_models.evaluation.plots import save
 from ai_models.evaluation.statistics import Interval, bootstrap
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ai_models.evaluate ct_structures", description=__doc__)
     parser.add_argument("--hold-out", default="acrin-042", help="patient the weights never saw")
     parser.add_argument("--weights", type=Path, help="other weights than the shipped ones")
-    parser.add_argument("--phantoms", type=int, default=12)
+    parser.add_argument("--phantoms", type=int, default=10)
     parser.add_argument("--out", type=Path, default=MODELS / NAME / "docs" / "evaluation.json")
     options = parser.parse_args(argv)
     seed_everything(0)
@@ -201,8 +202,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         marked = bundle.run(phantom.hu, phantom.affine).astype(np.uint8)
         picture(options.out.with_name("phantom.png"), phantom.hu, marked, phantom.spacing_mm)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    card.fill(options.out.with_name("README.md"), figures(report))
     print(json.dumps(report, indent=2))
     return 0
+
+
+def figures(report: dict[str, Any]) -> str:
+    """The report as the card shows it."""
+    names = [c.name.lower() for c in CLASSES]
+    words = {c: c.replace("_", " ") for c in names}
+    parts = []
+    for key in (k for k in report if k.startswith("held out")):
+        for name, of in report[key].items():
+            rows = [
+                [
+                    words[c],
+                    card.with_interval(of["dice"][c]),
+                    f"{of['dice_mirrored'][c]:.3f}",
+                    " / ".join(f"{v:.0f}" for v in of["volume_ml"][c]),
+                ]
+                for c in names
+                if c in of["dice"]
+            ]
+            head = [f"{name}, {of['scanner']}", "Dice", "Dice, mirrored", "ml, model / stated"]
+            false = f"{of['false_lung_ml_there']} ml in {of['slices_without_lung']} slices"
+            parts.append(card.table(head, rows) + f"\n\nFalse lung below and above: {false}.")
+    made = report["phantoms"]
+    rows = [
+        [words[c], *(card.with_interval(made[k][c]) for k in ("model", "threshold_and_morphology"))]
+        for c in names
+    ]
+    parts.append(
+        card.table([f"{made['phantoms']} phantoms", "model", "threshold + morphology"], rows)
+    )
+    false = made["false_lung_ml_in_lungless"]
+    seen = report["false_lung_ml_seen_patients"]
+    parts.append(
+        f"False lung in phantoms without lungs: {false['model']:.1f} ml "
+        f"(threshold and morphology: {false['threshold_and_morphology']:.1f} ml); in real series without "
+        f"lungs, of patients that training has seen: {', '.join(f'{k} {v} ml' for k, v in seen.items())}."
+    )
+    return "\n\n".join(parts)
 
 
 def _mean_dice(counts: NDArray[np.int64]) -> float:
