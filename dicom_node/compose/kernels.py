@@ -14,7 +14,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _compiled(function: _Function) -> _Function:
-    compiled: _Function = numba.njit(nogil=True, cache=True)(function)
+    try:
+        compiled: _Function = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # nowhere to keep compiled code: a read-only installation without a home
+        compiled = numba.njit(nogil=True)(function)
     return compiled
 
 

@@ -26,7 +26,8 @@ PLUGINS = Path("/usr/share/orthanc/plugins")
 CONFIG = """
 window.config = {
   routerBasename: null, extensions: [], modes: [], showStudyList: true, maxNumberOfWebWorkers: 2,
-  showWarningMessageForCrossOrigin: false, showCPUFallbackMessage: false, strictZSpacingForVolumeViewport: true,
+  showWarningMessageForCrossOrigin: false, showCPUFallbackMessage: false,
+  strictZSpacingForVolumeViewport: true,
   investigationalUseDialog: { option: 'never' },
   defaultDataSourceName: 'orthanc',
   dataSources: [{
@@ -71,7 +72,11 @@ def _install() -> str | None:
     home.mkdir(parents=True, exist_ok=True)
     for package, folder in ((OHIF, "app"), (PLAYWRIGHT, "playwright-core")):
         packed = subprocess.run(
-            ["npm", "pack", package, "--silent"], cwd=home, capture_output=True, text=True, timeout=280
+            ["npm", "pack", package, "--silent"],
+            cwd=home,
+            capture_output=True,
+            text=True,
+            timeout=280,
         )
         if packed.returncode:
             return f"npm has no {package}: {packed.stderr.strip()[-200:]}"
@@ -90,23 +95,23 @@ class Viewer:
     url: str
 
     def show(
-        self, study_uid: str, modalities: Sequence[str], expected: int, screenshot: str = ""
+        self, study_uid: str, series: Sequence[str], expected: int, screenshot: str = ""
     ) -> dict[str, Any]:
-        """Open a study, show the given modalities one after the other, and tell what OHIF holds.
+        """Open a study, show the given series one after the other, and tell what OHIF holds.
 
         Args:
+            series: a modality, or a part of a series description.
             expected: how many series the study has.
             screenshot: a path with `{}` for the modality; empty for none.
         """
         task = {
             "url": f"{self.url}/viewer?StudyInstanceUIDs={study_uid}",
-            "modalities": list(modalities),
+            "series": list(series),
             "expected": expected,
             "screenshot": screenshot,
             "chromium": chromium(),
             "playwright": str(cache() / "playwright-core"),
             "timeout": 45_000,
-            "settle": 1500,
         }
         done = subprocess.run(
             ["node", str(SCRIPT), json.dumps(task)], capture_output=True, text=True, timeout=200

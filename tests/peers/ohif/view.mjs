@@ -1,9 +1,9 @@
 // Opens a study in OHIF as a radiologist would and says, as JSON, what the viewer then holds.
 //
-// node view.mjs '{"url": ..., "modalities": ["SEG", "SR"], "screenshot": ..., "chromium": ..., "playwright": ...}'
+// node view.mjs '{"url": ..., "series": ["SEG", "SR"], "screenshot": ..., "chromium": ..., "playwright": ...}'
 //
-// Each series of the given modalities is put into the first viewport, one after the other, and hydrated where
-// OHIF offers that. Page errors, segment labels, colours, voxel counts and measurements are printed.
+// Each given series, named by its modality or a part of its description, is put into the first viewport, one after
+// the other, and hydrated where OHIF offers that. Page errors, segment labels, colours, voxel counts and measurements are printed.
 
 import { createRequire } from 'node:module';
 
@@ -43,7 +43,7 @@ try {
       instance: d.SOPInstanceUID ?? null,
     }))
   );
-  for (const modality of task.modalities) told.series[modality] = await show(page, modality);
+  for (const name of task.series) told.series[name] = await show(page, name);
 } catch (error) {
   told.errors.push(`timed out or broke: ${String(error).slice(0, 600)}`);
 } finally {
@@ -51,40 +51,53 @@ try {
   await browser.close();
 }
 
-async function show(page, modality) {
+async function show(page, name) {
   await page.evaluate(async wanted => {
     const { displaySetService, viewportGridService } = window.services;
-    const set = displaySetService.getActiveDisplaySets().find(d => d.Modality === wanted);
+    const set = displaySetService
+      .getActiveDisplaySets()
+      .find(d => d.Modality === wanted || d.SeriesDescription?.includes(wanted));
     const viewportId = viewportGridService.getActiveViewportId();
     viewportGridService.setDisplaySetsForViewport({
       viewportId,
       displaySetInstanceUIDs: [set.displaySetInstanceUID],
     });
-  }, modality);
+  }, name);
   const yes = page.locator('[data-cy="yes-hydrate-btn"], button:has-text("Yes")').first();
-  if (modality === 'SEG' || modality === 'SR') {
-    await yes.click({ timeout: 5000 }).catch(() => told.console.push(`${modality}: no prompt`));
+  if (name === 'SEG') {
+    await yes.click({ timeout: task.timeout }).catch(() => told.console.push(`${name}: no prompt`));
   }
-  await page.waitForTimeout(task.settle);
-  if (task.screenshot) await page.screenshot({ path: task.screenshot.replace('{}', modality) });
-  return page.evaluate(what, modality);
+  let held = await page.evaluate(what, name);
+  for (const end = Date.now() + task.timeout; !held.ready && Date.now() < end; ) {
+    await page.waitForTimeout(200);
+    held = await page.evaluate(what, name);
+  }
+  if (task.screenshot) await page.screenshot({ path: task.screenshot.replace('{}', name.replaceAll(' ', '-')) });
+  return held;
 }
 
-async function what(modality) {
+async function what(name) {
   const { segmentationService, measurementService, displaySetService } = window.services;
-  const set = displaySetService.getActiveDisplaySets().find(d => d.Modality === modality);
-  const found = { text: document.querySelector('[data-cy="viewport-grid"], #viewerLayoutResizablePanelGroup')?.innerText ?? '', loaded: set.isLoaded ?? null, hydrated: set.isHydrated ?? null };
-  if (modality === 'SR') {
+  const set = displaySetService
+    .getActiveDisplaySets()
+    .find(d => d.Modality === name || d.SeriesDescription?.includes(name));
+  const { viewportGridService, cornerstoneViewportService } = window.services;
+  const shown = cornerstoneViewportService.getCornerstoneViewport(viewportGridService.getActiveViewportId());
+  const found = { text: document.querySelector('[data-cy="viewport-grid"], #viewerLayoutResizablePanelGroup')?.innerText ?? '', loaded: set.isLoaded ?? null, hydrated: set.isHydrated ?? null,
+    images: shown?.getImageIds?.().length ?? 0, spread: spread(shown?.getCanvas?.()) };
+  if (name === 'SR') {
     found.displayed = (set.measurements ?? []).map(m => ({
       label: m.labels?.map(l => `${l.label}=${l.value}`) ?? [],
       tracking: m.TrackingUniqueIdentifier,
       loaded: m.loaded,
     }));
+    found.ready = set.isLoaded &&
+      (found.displayed.length ? found.displayed.every(m => m.loaded) : found.text.includes('Report'));
     found.measurements = measurementService.getMeasurements().map(m => ({
       label: m.label, type: m.type, uid: m.uid, text: m.displayText,
     }));
   }
-  if (modality === 'SEG') {
+  if (name === 'SEG') {
     const cache = window.cornerstone.cache;
     found.segmentations = segmentationService.getSegmentations().map(one => ({
       label: one.label,
@@ -100,6 +113,8 @@ async function what(modality) {
       )
     );
   }
+  if (name === 'SEG') found.ready = found.segmentations.some(one => Object.keys(one.counts).length > 0);
+  if (name !== 'SEG' && name !== 'SR') found.ready = found.images > 0 && found.spread > 20;
   return found;
 
   function count(one, cache) {
@@ -111,5 +126,16 @@ async function what(modality) {
       }
     }
     return counts;
+  }
+
+  // how many different colours the viewport shows: a black or grey screen has one
+  function spread(canvas) {
+    if (!canvas) return 0;
+    const small = new OffscreenCanvas(64, 64).getContext('2d');
+    small.drawImage(canvas, 0, 0, 64, 64);
+    const data = small.getImageData(0, 0, 64, 64).data;
+    const seen = new Set();
+    for (let i = 0; i < data.length; i += 4) seen.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
+    return seen.size;
   }
 }
