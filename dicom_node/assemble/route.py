@@ -13,8 +13,8 @@ from dicom_node.catalogue import ModelDescription
 from dicom_node.records import NewJob, OpenSeries
 from dicom_node.settings import RouteMatch, RouteSettings, Settings
 
-OUR_MODEL_NAME = "dicom-node"
-"""Manufacturer's Model Name of this node's equipment in every object that it makes."""
+OUR_MANUFACTURER = "dicom-node"
+"""Manufacturer of this node's equipment in every object that it makes (`compose.equipment`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,8 @@ def route(
     """
     if _is_ours(series):
         return Routing((), "made by this node; the node does not process its own output")
+    if is_canary(series, settings):
+        return _routing([canary_route(settings)], settings, models)
     if not settings.route:
         return Routing((), "no routes are configured")
     missed = [(one, mismatch(one.match, series)) for one in settings.route]
@@ -43,6 +45,25 @@ def route(
     if not matching:
         told = "; ".join(f"{one.name}: {miss}" for one, miss in missed)
         return Routing((), f"no route matches ({told})")
+    return _routing(matching, settings, models)
+
+
+def is_canary(series: OpenSeries, settings: Settings) -> bool:
+    """Whether the node sent it to itself."""
+    canary = settings.canary
+    return canary.every_seconds is not None and series.calling_ae == canary.ae_title
+
+
+def canary_route(settings: Settings) -> RouteSettings:
+    """The one route of a canary."""
+    return RouteSettings(
+        name="canary", models=settings.canary.models, destinations=settings.canary.destinations
+    )
+
+
+def _routing(
+    matching: Sequence[RouteSettings], settings: Settings, models: Mapping[str, ModelDescription]
+) -> Routing:
     names = dict.fromkeys(name for one in matching for name in one.models)
     jobs = tuple(
         _job(models[name], [one for one in matching if name in one.models], settings)
@@ -87,10 +108,10 @@ def _any_match(found: Iterable[str], patterns: Sequence[str]) -> bool:
 def _is_ours(series: OpenSeries) -> bool:
     """Whether any of it was made by this node: a study that was mixed up is not processed either."""
     return any(
-        OUR_MODEL_NAME
+        OUR_MANUFACTURER
         in (
-            attributes.get("manufacturer_model_name"),
-            *(attributes.get("contributing_model_names") or ()),
+            attributes.get("manufacturer"),
+            *(attributes.get("contributing_manufacturers") or ()),
         )
         for attributes in (series.attributes, *(fact.attributes for fact in series.instances))
     )

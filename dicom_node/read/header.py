@@ -39,6 +39,7 @@ _PATIENT_ID = 0x00100020
 _STUDY = 0x0020000D
 _SERIES = 0x0020000E
 _CONTRIBUTING_EQUIPMENT = 0x0018A001
+_MANUFACTURER = 0x00080070
 _MODEL_NAME = 0x00081090
 _PIXELS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 _PIXEL_GROUP = 0x7FE00000
@@ -294,8 +295,10 @@ def _attributes(header: Header) -> dict[str, Any]:
         value = _convert(raw, kind, encodings, header.little_endian)
         if value not in (None, "", []):
             result.setdefault(name, value)
-    if models := _contributing_models(header, encodings):
+    if models := _contributing(header, encodings, _MODEL_NAME):
         result["contributing_model_names"] = models
+    if manufacturers := _contributing(header, encodings, _MANUFACTURER):
+        result["contributing_manufacturers"] = manufacturers
     result["has_pixel_data"] = header.pixel_bytes is not None
     return result
 
@@ -317,8 +320,8 @@ def _convert(raw: bytes, kind: str, encodings: list[str], little_endian: bool) -
     return numbers[0]
 
 
-def _contributing_models(header: Header, encodings: list[str]) -> list[str]:
-    """Manufacturer's Model Name of each item of the Contributing Equipment Sequence (PS3.3 C.12.1)."""
+def _contributing(header: Header, encodings: list[str], tag: int) -> list[str]:
+    """A text of each item of the Contributing Equipment Sequence (PS3.3 C.12.1) that has it."""
     raw = header.values.get(_CONTRIBUTING_EQUIPMENT, b"")
     names = []
     order = "<" if header.little_endian else ">"
@@ -335,7 +338,7 @@ def _contributing_models(header: Header, encodings: list[str]) -> list[str]:
             little_endian=header.little_endian,
         )
         consumed = walk.item()
-        if name := _text(walk.values.get(_MODEL_NAME, b""), encodings):
+        if name := _text(walk.values.get(tag, b""), encodings):
             names.append(name)
         position = start + consumed
     return names

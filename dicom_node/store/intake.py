@@ -35,6 +35,7 @@ SERIES_ATTRIBUTES = (
     "manufacturer",
     "manufacturer_model_name",
     "contributing_model_names",
+    "contributing_manufacturers",
     "frames",
 )
 """Header values that stand for the whole series; they are taken from its first instance."""

@@ -122,6 +122,7 @@ series = Table(
     UniqueConstraint("series_uid", "study_uid", "revision"),
     Index(None, "state"),
     Index(None, "study_uid"),
+    Index(None, "calling_ae"),
 )
 
 job = Table(

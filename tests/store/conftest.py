@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
@@ -56,7 +57,7 @@ def postgresql() -> Iterator[str]:
         _wait_until_it_answers(f"{url}/postgres", process)
         yield url
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # does not wait for connections that a test left open
         process.wait(30)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from dicom_node.assemble.route import mismatch, route
+from dicom_node.assemble.route import OUR_MANUFACTURER, mismatch, route
 from dicom_node.catalogue import ModelDescription, catalogue
+from dicom_node.compose import equipment
 from dicom_node.settings import RouteMatch, Settings
 from tests.builders.store import facts_of, open_series, slice_attributes
 
@@ -81,7 +82,7 @@ def test_without_a_match_the_reason_names_each_route_and_its_clause(
 @pytest.mark.parametrize("where", ["series", "instance"])
 @pytest.mark.parametrize(
     "mark",
-    [{"manufacturer_model_name": "dicom-node"}, {"contributing_model_names": ["dicom-node"]}],
+    [{"manufacturer": "dicom-node"}, {"contributing_manufacturers": ["CT Ltd", "dicom-node"]}],
 )
 def test_the_node_does_not_process_its_own_output(
     models: dict[str, ModelDescription], mark: dict[str, Any], where: str
@@ -93,6 +94,10 @@ def test_the_node_does_not_process_its_own_output(
         else open_series([facts_of(0), facts_of(1, attributes=marked)])
     )
     assert "own output" in route(series, settings(a_route()), models).reason
+
+
+def test_the_mark_is_the_one_that_the_node_writes() -> None:
+    assert OUR_MANUFACTURER == equipment.MANUFACTURER
 
 
 @pytest.mark.parametrize(
@@ -136,3 +141,14 @@ def test_the_settings_digest_follows_what_changes_the_objects_and_nothing_else(
     assert digest_of(models, settings(a_route(), one={"objects": ["sr"]})) != base
     clinical = settings(a_route()).model_copy(update={"not_for_clinical_use": False})
     assert digest_of(models, clinical) != base
+
+
+def test_a_canary_takes_its_own_way_and_no_other(models: dict[str, ModelDescription]) -> None:
+    canary = {"every_seconds": 60, "ae_title": "CT1", "models": ["beta"], "destinations": ["two"]}
+    made = Settings.model_validate(
+        settings(a_route()).model_dump() | {"canary": canary, "peer": [{"ae_title": "CT1"}]}
+    )
+    (job,) = route(open_series(), made, models).jobs
+    assert (job.model, job.route, job.destinations) == ("beta", "canary", ("two",))
+    (job,) = route(open_series(calling_ae="CT2"), made, models).jobs
+    assert (job.model, job.route) == ("alpha", "r")

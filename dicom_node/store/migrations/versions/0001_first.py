@@ -69,6 +69,7 @@ def upgrade() -> None:
             name=op.f("uq_series_series_uid_study_uid_revision"),
         ),
     )
+    op.create_index(op.f("ix_series_calling_ae"), "series", ["calling_ae"], unique=False)
     op.create_index(op.f("ix_series_state"), "series", ["state"], unique=False)
     op.create_index(op.f("ix_series_study_uid"), "series", ["study_uid"], unique=False)
     op.create_table(
