@@ -42,7 +42,13 @@ EXPECTED = {
     "priv_SQ.dcm": 0xC000,
     "SC_rgb_jpeg.dcm": 0xC000,  # implicit VR under an explicit VR transfer syntax
 }
-QUARANTINED = {"MR_truncated.dcm", "rtplan_truncated.dcm", "bad_sequence.dcm", "RG1_J2KI.dcm"}
+QUARANTINED = {
+    "chrKoreanMulti.dcm",
+    "MR_truncated.dcm",
+    "rtplan_truncated.dcm",
+    "bad_sequence.dcm",
+    "RG1_J2KI.dcm",
+}
 
 
 @pytest.fixture
