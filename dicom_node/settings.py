@@ -216,6 +216,21 @@ class DestinationSettings(_Section):
         description="What makes a delivery CONFIRMED: the C-STORE answer, a C-FIND that finds it, "
         "or storage commitment.",
     )
+    stow_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="The base of its DICOMweb service: results then go by STOW-RS, and `query` "
+        "confirms by QIDO-RS.",
+    )
+    authorization_file: Path | None = Field(
+        None, description="With stow_url: a file that holds the value of the Authorization header."
+    )
+
+    @model_validator(mode="after")
+    def _web_has_no_commitment(self) -> "DestinationSettings":
+        if self.stow_url is not None and self.confirm == "commitment":
+            raise ValueError("storage commitment is DIMSE's; with stow_url confirm by query")
+        return self
 
 
 class RouteMatch(_Section):

@@ -46,6 +46,7 @@ class LoadedBundle:
         is_colour: an RGB model; a grey image is repeated for it.
         rows_first: a projection is handed over as `(C, y, x)`, not as `(C, x, y)`.
         bytes: what the weights take.
+        fast: the network compiled for this machine, for windows of one size; see `accelerate`.
     """
 
     description: ModelDescription
@@ -62,6 +63,7 @@ class LoadedBundle:
     is_colour: bool
     rows_first: bool
     bytes: int
+    fast: Any = None
 
 
 def load_bundle(

@@ -6,12 +6,15 @@ more than their share of memory. Not for several threads at once: one worker pro
 """
 
 from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
 
 from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import ConfigurationError
+from dicom_node.infer.accelerate import accelerated, kept
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.runner import run
 from dicom_node.records import Image, Prediction
@@ -24,17 +27,25 @@ SHARE_FOR_WEIGHTS = 0.4
 class LocalEngine:
     """Loads models when they are first needed and runs them on this machine's device."""
 
-    def __init__(self, settings: InferSettings, weights_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: InferSettings,
+        weights_limit: int | None = None,
+        compiled_dir: Path | None = None,
+    ) -> None:
         """
         Args:
             settings: device and threads.
             weights_limit: bytes that loaded models may take together; default: a share of the memory.
+            compiled_dir: where compiled networks are kept; default: none are made.
         """
         self.device = choose_device(settings.device)
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._limit = weights_limit or int(SHARE_FOR_WEIGHTS * _memory(self.device))
         self._loaded: OrderedDict[tuple[str, str], LoadedBundle] = OrderedDict()
+        self._compiled_dir = compiled_dir if settings.cpu_engine == "auto" else None
+        self._looked_at: set[tuple[str, str]] = set()
 
     def load(self, description: ModelDescription, digest: str | None = None) -> LoadedBundle:
         """The model, loaded; the same object again while it stays warm and its digest is the one wanted.
@@ -47,7 +58,7 @@ class LocalEngine:
         else:
             bundle = load_bundle(description, self.device, digest)
             key = (description.name, bundle.digest)
-            self._loaded.setdefault(key, bundle)
+            self._loaded.setdefault(key, self._with_kept(key, bundle))
         self._loaded.move_to_end(key)
         self._make_room(key)
         return self._loaded[key]
@@ -64,6 +75,31 @@ class LocalEngine:
         """
         return run(self.load(description, digest), image)
 
+    def accelerate(self) -> bool:
+        """Compile one of the loaded models for this machine, if there is one left to try.
+
+        It takes seconds, so the worker does it while no job waits; until then torch answers.
+
+        Returns:
+            Whether anything was tried.
+        """
+        left = [key for key in self._loaded if key not in self._looked_at]
+        if self._compiled_dir is None or not left:
+            return False
+        self._looked_at.add(left[0])
+        bundle = self._loaded[left[0]]
+        self._loaded[left[0]] = replace(bundle, fast=accelerated(bundle, self._compiled_dir))
+        return True
+
+    def _with_kept(self, key: tuple[str, str], bundle: LoadedBundle) -> LoadedBundle:
+        """The bundle, with the compiled network that was kept of it."""
+        if self._compiled_dir is None:
+            return bundle
+        tried, fast = kept(bundle, self._compiled_dir)
+        if tried:
+            self._looked_at.add(key)
+        return replace(bundle, fast=fast)
+
     @property
     def warm(self) -> tuple[str, ...]:
         """Names of the loaded models, the one used last at the end."""
@@ -75,6 +111,7 @@ class LocalEngine:
             if oldest == keep:
                 return
             del self._loaded[oldest]
+            self._looked_at.discard(oldest)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -24,7 +24,7 @@ from dicom_node.infer.classify import classify
 from dicom_node.infer.dictionary import is_dictionary, run_dictionary
 from dicom_node.infer.grids import GridMap, argmax, grid_map, labels_to_source
 from dicom_node.infer.inputs import Prepared, check_dimensions, prepare, readable
-from dicom_node.infer.windows import Reduce, WindowPlan, check_finite, slide, whole_image
+from dicom_node.infer.windows import Network, Reduce, WindowPlan, check_finite, slide, whole_image
 from dicom_node.records import (
     Classification,
     Denoised,
@@ -168,7 +168,7 @@ def _slide(
         return slab if reduce is None else reduce(slab)
 
     try:
-        return slide(prepared, plan, bundle.network, device=bundle.device, reduce=checked)
+        return slide(prepared, plan, _network(bundle), device=bundle.device, reduce=checked)
     except (RuntimeError, MemoryError) as error:
         smaller = plan.smaller()
         if not is_out_of_memory(error) or smaller is None:
@@ -176,6 +176,16 @@ def _slide(
     if bundle.device.type == "cuda":
         torch.cuda.empty_cache()
     return slide(prepared, smaller, bundle.network, device=bundle.device, reduce=checked)
+
+
+def _network(bundle: LoadedBundle) -> Network:
+    """The compiled network for windows that it was compiled for, torch's for others."""
+    fast = bundle.fast
+    if fast is None:
+        return bundle.network
+    return lambda windows: (
+        fast(windows) if fast.takes(tuple(windows.shape[1:])) else bundle.network(windows)
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

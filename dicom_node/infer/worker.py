@@ -40,6 +40,8 @@ from dicom_node.store.spool import open_data_set
 log = get_logger(__name__)
 
 POLL_SECONDS = 0.2
+QUIET_SECONDS = 30.0
+"""After so long without a job the worker compiles a model, each once; a job that comes meanwhile waits."""
 BEATS_A_LEASE = 4
 EXIT_OVERDUE = 70
 
@@ -59,17 +61,19 @@ class Worker:
         self._models = models
         self._queue = queue
         self._owner = owner
-        self._engine = LocalEngine(settings.infer)
+        self._engine = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
 
     def run(self, stop: threading.Event) -> None:
         """Claim and answer jobs until `stop` is set."""
         self._warm_up()
+        busy_at = time.monotonic()
         while not stop.is_set():
             job = self._queue.claim(self._owner, self._settings.infer.concurrency)
-            if job is None:
-                stop.wait(POLL_SECONDS)
-            else:
+            if job is not None:
                 self.work(job)
+                busy_at = time.monotonic()
+            elif time.monotonic() - busy_at < QUIET_SECONDS or not self._engine.accelerate():
+                stop.wait(POLL_SECONDS)
 
     def work(self, job: ClaimedJob) -> None:
         """Answer one job and commit it; a lost lease is noted and nothing is committed."""
