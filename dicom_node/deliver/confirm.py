@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydicom.uid import generate_uid
 
-from dicom_node.deliver import scu
-from dicom_node.deliver.commitment import Reported, request
+from dicom_node.deliver.commitment import Reported
+from dicom_node.deliver.ways import Way
 from dicom_node.errors import PeerRefused, PeerUnreachable
 from dicom_node.lifecycle import ask_wait_seconds, backoff_seconds, waited_seconds
 from dicom_node.observe.logging import get_logger
@@ -32,14 +32,14 @@ class Confirmer:
         self,
         name: str,
         how: Literal["response", "query", "commitment"],
-        address: scu.Address,
+        way: Way,
         settings: DeliverSettings,
         outbox: Outbox,
         rng: random.Random,
     ) -> None:
         self._name = name
         self._how = how
-        self._address = address
+        self._way = way
         self._settings = settings
         self._outbox = outbox
         self._rng = rng
@@ -65,10 +65,10 @@ class Confirmer:
             by_study[delivery.study_uid].append(delivery)
         for study_uid, deliveries in by_study.items():
             self._postpone(deliveries)
-            kept = scu.holds(self._address, study_uid, [d.sop_instance_uid for d in deliveries])
+            kept = self._way.holds(study_uid, [d.sop_instance_uid for d in deliveries])
             for delivery in deliveries:
                 if delivery.sop_instance_uid in kept:
-                    self._outbox.confirmed(delivery, "found by C-FIND")
+                    self._outbox.confirmed(delivery, f"found by {self._way.query}")
                 elif self._grace_is_over(delivery):
                     self._send_again(delivery)
 
@@ -84,8 +84,7 @@ class Confirmer:
         transaction_uid = str(generate_uid(prefix=None))
         # on record before the question leaves: the report may come before its answer
         self._postpone(sent, transaction_uid)
-        request(
-            self._address,
+        self._way.ask_commitment(
             transaction_uid,
             [(one.sop_class_uid, one.sop_instance_uid) for one in sent],
             reported_to(self._outbox, self._settings, self._rng),

@@ -18,6 +18,7 @@ from pydicom.errors import InvalidDicomError
 from dicom_node.deliver import scu
 from dicom_node.deliver.commitment import reports
 from dicom_node.deliver.confirm import Confirmer, reported_to, wait_seconds
+from dicom_node.deliver.ways import way_to
 from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
 from dicom_node.lifecycle import Verdict, judge_store_status
 from dicom_node.observe.logging import get_logger, hashed
@@ -44,15 +45,9 @@ class Courier:
         self._outbox = outbox
         self._rng = rng or random.Random()
         self._answer_confirms = destination.confirm == "response"
-        self._address = scu.Address(
-            host=destination.host,
-            port=destination.port,
-            called_ae=destination.ae_title,
-            calling_ae=settings.deliver.ae_title or settings.receive.ae_title,
-            timeout=settings.deliver.network_timeout,
-        )
+        self._way = way_to(destination, settings)
         self._confirmer = Confirmer(
-            name, destination.confirm, self._address, settings.deliver, outbox, self._rng
+            name, destination.confirm, self._way, settings.deliver, outbox, self._rng
         )
 
     def run(self, stop: threading.Event) -> None:
@@ -72,7 +67,7 @@ class Courier:
                 self._dead(delivery, str(error))
         for batch in scu.batches(kinds):
             try:
-                with scu.storing(self._address, {kinds[one] for one in batch}) as send:
+                with self._way.sending({kinds[one] for one in batch}) as send:
                     self._send(batch, send, stopping)
             except (PeerUnreachable, PeerRefused) as error:
                 # nobody is there: all of them wait, each for a while of its own
@@ -109,7 +104,7 @@ class Courier:
         if answer.status is None:
             self._dead(delivery, answer.comment)
             return
-        said = f"C-STORE answered {answer.status:04X}" + (
+        said = f"{self._way.verb} answered {answer.status:04X}" + (
             f" ({answer.comment})" if answer.comment else ""
         )
         verdict = judge_store_status(answer.status)
