@@ -24,6 +24,7 @@ from dicom_node.compose.kernels import store_slice
 from dicom_node.compose.measure import for_each_slice
 from dicom_node.compose.part10 import encode, preamble
 from dicom_node.compose.seg import source_image
+from dicom_node.compose.source import numbers
 from dicom_node.errors import ComposeError
 from dicom_node.records import Denoised, EncodedHeaders, Float32, Volume
 
@@ -102,16 +103,16 @@ def stored_pixels(volume: Volume, values: Float32, header: Dataset) -> npt.NDArr
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     kind = np.dtype(f"{'i' if signed else 'u'}{int(header.BitsAllocated) // 8}")
     made = np.empty(values.shape, dtype=kind)
-    padding = header.get("PixelPaddingValue")
+    padding = numbers(header, "PixelPaddingValue")
     broken: list[int] = []
 
     def one(z: int) -> None:
         slope, intercept = volume.rescale[z]
         if not store_slice(values[z], slope, intercept, low, high, made[z]):
             broken.append(z)
-        elif padding is not None:
+        elif padding:
             source = np.rint((volume.array[z] - intercept) / slope)
-            made[z][source == int(padding)] = int(padding)
+            made[z][source == int(padding[0])] = int(padding[0])
 
     for_each_slice(one, range(len(values)))
     if broken:

@@ -15,6 +15,7 @@ from pydicom.valuerep import PersonName
 
 from dicom_node.compose.codes import ACQUISITION_EQUIPMENT, PROCESSING_EQUIPMENT, coded
 from dicom_node.compose.context import ComposeContext
+from dicom_node.compose.source import value
 from dicom_node.compose.uids import derived_uid
 
 MANUFACTURER = "dicom-node"
@@ -95,19 +96,24 @@ class Output:
 
 
 def copy(source: Dataset, to: Dataset, keywords: Iterable[str]) -> None:
-    """Copy attributes that are present, decoded, so that they can be written as UTF-8."""
+    """Copy attributes that are present and can be read, decoded, so that they can be written as UTF-8."""
     for keyword in keywords:
         tag = tag_for_keyword(keyword)
         if tag is None or tag not in source:
             continue
-        element = source[tag]
-        value = element.value
-        if isinstance(value, PersonName):
-            value = str(value)
-        if element.VR == "SQ":
-            for item in value:
+        found = value(source, keyword)
+        if found is None:
+            continue
+        if isinstance(found, PersonName):
+            found = str(found)
+        vr = source[tag].VR
+        if vr == "SQ":
+            for item in found:
                 item.decode()
-        to.add(DataElement(tag, element.VR, value))
+        try:
+            to.add(DataElement(tag, vr, found))
+        except (ValueError, TypeError):
+            continue
 
 
 def series_description(ctx: ComposeContext, suffix: str = "") -> str:

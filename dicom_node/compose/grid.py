@@ -11,17 +11,18 @@ import numpy as np
 from pydicom import Dataset
 
 from dicom_node.compose.codes import SOURCE_IMAGE, coded
+from dicom_node.compose.source import numbers
 from dicom_node.records import SourceFrame, Volume
 
 
-def decimal(value: float) -> str:
+def decimal(number: float) -> str:
     """A Decimal String: the shortest that says the number, at most 16 characters (PS3.5 6.2)."""
-    text = repr(float(value))
+    text = repr(float(number))
     text = text.removesuffix(".0")
     if len(text) <= 16:
         return text
     for digits in range(15, 0, -1):
-        text = f"{value:.{digits}g}"
+        text = f"{number:.{digits}g}"
         if len(text) <= 16:
             return text
     return text
@@ -53,24 +54,24 @@ def grid_of(volume: Volume) -> Grid:
     """The grid of a volume, in its source's own decimals."""
     header = volume.headers[0]
     columns = volume.affine[:3, :3]
-    orientation = _shared(header, "PlaneOrientationSequence").get("ImageOrientationPatient")
+    orientation = numbers(_shared(header, "PlaneOrientationSequence"), "ImageOrientationPatient")
     measures = _shared(header, "PixelMeasuresSequence")
-    spacing = measures.get("PixelSpacing") or volume.spacing[1:]
+    spacing = numbers(measures, "PixelSpacing") or volume.spacing[1:]
     if not orientation:
-        orientation = [*(columns[:, 2] / volume.spacing[2]), *(columns[:, 1] / volume.spacing[1])]
+        orientation = (*(columns[:, 2] / volume.spacing[2]), *(columns[:, 1] / volume.spacing[1]))
     normal = np.cross(columns[:, 2], columns[:, 1])
     between = abs(float(columns[:, 0] @ normal / np.linalg.norm(normal)))
     positions = volume.positions
     if positions is None:
         steps = np.arange(volume.array.shape[0])[:, None]
         positions = volume.affine[:3, 3] + steps * columns[:, 0]
-    thickness = measures.get("SliceThickness")
+    thickness = numbers(measures, "SliceThickness")
     return Grid(
-        tuple(decimal(value) for value in orientation),
-        tuple(decimal(value) for value in spacing),
-        decimal(thickness) if thickness else decimal(round(between, 6)),
+        tuple(decimal(one) for one in orientation),
+        tuple(decimal(one) for one in spacing),
+        decimal(thickness[0]) if thickness else decimal(round(between, 6)),
         decimal(round(between, 6)),
-        tuple(tuple(decimal(value) for value in row) for row in positions),
+        tuple(tuple(decimal(one) for one in row) for row in positions),
     )
 
 

@@ -15,6 +15,7 @@ from pydicom import Dataset
 
 from dicom_node.compose.color import rgb_of
 from dicom_node.compose.picture import Outlined, Rgb, panel, sheet, windowed
+from dicom_node.compose.source import numbers
 from dicom_node.errors import ReadError
 from dicom_node.records import ProjectionImage, Volume
 
@@ -108,11 +109,9 @@ def _slice_of(frame: Dataset, where: dict[tuple[str, int | None], int], volume: 
 def window_of(volume: Volume) -> tuple[float, float]:
     """The window that the source proposes; else soft tissue for CT, else what most voxels span."""
     header = volume.headers[0]
-    centre, width = header.get("WindowCenter"), header.get("WindowWidth")
-    if centre is not None and width is not None:
-        first = [one if not hasattr(one, "__iter__") else one[0] for one in (centre, width)]
-        if float(first[1]) > 1:
-            return float(first[0]), float(first[1])
+    centre, width = numbers(header, "WindowCenter"), numbers(header, "WindowWidth")
+    if centre and width and width[0] > 1:
+        return centre[0], width[0]
     if header.get("Modality") == "CT":
         return 40.0, 400.0
     low, high = (float(v) for v in np.percentile(volume.array[:, ::4, ::4], (1, 99.5)))

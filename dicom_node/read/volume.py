@@ -177,7 +177,6 @@ def _check_one_series(opened: Sequence[_Opened]) -> None:
 
 def _plane(one: _Opened) -> Plane:
     header = one.header
-    thickness = header.decimals(BETWEEN_SLICES) or header.decimals(THICKNESS)
     return Plane(
         source=SourceFrame(one.instance.sop_class_uid, one.instance.sop_instance_uid),
         position=header.decimals(POSITION),
@@ -185,13 +184,24 @@ def _plane(one: _Opened) -> Plane:
         spacing=header.decimals(PIXEL_SPACING),
         rows=header.unsigned(pixels.ROWS) or 0,
         columns=header.unsigned(pixels.COLUMNS) or 0,
-        thickness=abs(thickness[0]) if thickness else None,
+        thickness=_thickness(header),
         stack=tuple(
             (name, header.text(tag))
             for tag, name in TELLS_STACKS_APART.items()
             if tag in header.values
         ),
     )
+
+
+def _thickness(header: RawHeader) -> float | None:
+    """Needed for a lone slice only, so that nonsense in it is no reason to refuse a series."""
+    for tag in (BETWEEN_SLICES, THICKNESS):
+        try:
+            if found := header.decimals(tag):
+                return abs(found[0])
+        except ReadError:
+            continue
+    return None
 
 
 def _rescale(header: RawHeader) -> tuple[float, float]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dicom_node.compose.registry import compose
 from dicom_node.errors import ComposeError
+from dicom_node.read.elements import spans
 from dicom_node.read.volume import read_image
 from dicom_node.records import Classification, Denoised, RawInstance, Segmentation, Volume
 from tests.builders import images, models
@@ -204,3 +208,55 @@ def test_outlines_are_drawn_with_the_mark_burned_in(tmp_path: Path) -> None:
     amber = (np.abs(shown - (255, 200, 60)).max(axis=2) < 40).sum()
     assert blue > 500
     assert amber > 100
+
+
+MALFORMED = {
+    "PatientSize": (b"1,80", "DS"),
+    "PatientWeight": (b"abc ", "DS"),
+    "PatientBirthDate": (b"unknown ", "DA"),
+    "PatientSex": (b"female", "CS"),
+    "PatientName": (b"M\xfcller\\Hans", "PN"),
+    "AccessionNumber": (b"X" * 40, "SH"),
+    "StudyDate": (b"2026.01.05", "DA"),
+    "StudyTime": (b"25:00 ", "TM"),
+    "StudyID": (b"\xff\xfe\0 ", "SH"),
+    "SliceThickness": (b"5 mm", "DS"),
+    "WindowCenter": (b"n/a ", "DS"),
+    "WindowWidth": (b"wide", "DS"),
+    "BodyPartExamined": (b"chest ap", "CS"),
+    "Laterality": (b"Q ", "CS"),
+}
+
+
+@pytest.mark.parametrize("keyword", MALFORMED)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_malformed_attribute_keeps_no_result_from_being_made(
+    keyword: str, tmp_path: Path
+) -> None:
+    instances = []
+    for one in images.series(images.pattern(SHAPE), GRID):
+        one.pop(keyword, None)
+        plain = images.raw(one)
+        instances.append(
+            replace(plain, data=with_element(plain.data, keyword, *MALFORMED[keyword]))
+        )
+    source = read_image(instances)
+    assert isinstance(source, Volume)
+    kinds = frozenset({"seg", "sr", "denoised", "heatmap", "secondary_capture"})
+    for task, prediction in (
+        ("segmentation", Segmentation(images.labels(SHAPE))),
+        ("denoising", Denoised(source.array)),
+        ("classification", Classification({0: 0.5, 1: 0.5}, heatmaps={1: heat()})),
+    ):
+        ctx = models.context(models.model(tmp_path, task), kinds=kinds)
+        for file in compose(ctx, source, prediction):
+            assert file.dataset().PatientID == "P-1"
+
+
+def with_element(data: bytes | memoryview, keyword: str, value: bytes, vr: str) -> bytes:
+    """A data set with an element put in as it stands, whatever pydicom would say of it."""
+    tag = tag_for_keyword(keyword)
+    assert tag is not None
+    head = struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value))
+    after = next(start for found, start, _ in spans(data, ExplicitVRLittleEndian) if found > tag)
+    return bytes(data[:after]) + head + value + bytes(data[after:])
