@@ -158,7 +158,11 @@ def find(target: str) -> type:
     """
     name = short_name(target)
     if name not in ALLOWED:
-        hint = "; it is code of the bundle's own" if target.startswith("scripts.") else ""
+        hint = (
+            "; it is code of the bundle's own, which infer.trusted_bundles may allow"
+            if target.startswith("scripts.")
+            else ""
+        )
         raise Refusal(f"{target} is not on the list of allowed classes{hint}")
     found = _import(name)
     homes = {ALLOWED[name].home, found.__module__}

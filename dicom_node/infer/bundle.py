@@ -4,8 +4,8 @@ What comes in: a `ModelDescription`, the digest that the job was queued with, a 
 `LoadedBundle`: network with weights, preprocessing, inferer, postprocessing. Each file is read once; the
 bytes that were hashed are the bytes that are used.
 
-Invariant: nothing of the bundle is executed: no `eval`, no import, no pickle beyond tensors. Refusals are
-`BundleRefused` and name file, key and reason.
+Invariant: nothing of a bundle that is not trusted is executed: no `eval`, no import, no pickle beyond
+tensors. Refusals are `BundleRefused` and name file, key and reason.
 """
 
 import json
@@ -67,9 +67,19 @@ class LoadedBundle:
 
 
 def load_bundle(
-    description: ModelDescription, device: torch.device, expected_digest: str | None = None
+    description: ModelDescription,
+    device: torch.device,
+    expected_digest: str | None = None,
+    *,
+    trusted: bool = False,
 ) -> LoadedBundle:
     """Read, check and make a bundle.
+
+    Args:
+        description: the model.
+        device: where its network goes.
+        expected_digest: what the job was queued with.
+        trusted: the admin's word (`infer.trusted_bundles`) that the bundle's own Python code may run.
 
     Raises:
         BundleRefused: it changed since the job was queued, is incomplete, or asks for what is not allowed.
@@ -82,7 +92,7 @@ def load_bundle(
             raise BundleRefused(
                 f"digest is {digest[:12]}, the job wants {expected_digest[:12]}: the files were changed"
             )
-        return _made(description, files, digest, device)
+        return _made(description, files, digest, device, trusted)
     except BundleRefused as refused:
         raise BundleRefused(f"{folder.name}: {refused}") from refused
 
@@ -98,11 +108,15 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def _made(
-    description: ModelDescription, files: Mapping[str, bytes], digest: str, device: torch.device
+    description: ModelDescription,
+    files: Mapping[str, bytes],
+    digest: str,
+    device: torch.device,
+    trusted: bool,
 ) -> LoadedBundle:
     config_name, config = _configuration(files)
     metadata = _metadata(files, description)
-    resolver = Resolver(config, config_name, device, files)
+    resolver = Resolver(config, config_name, device, files, trusted=trusted)
     network = resolver.resolve("network_def")
     if not isinstance(network, nn.Module):
         raise BundleRefused(f"{config_name}: network_def: is no network")

@@ -44,6 +44,7 @@ class LocalEngine:
             torch.set_num_threads(settings.threads)
         self._limit = weights_limit or int(SHARE_FOR_WEIGHTS * _memory(self.device))
         self._loaded: OrderedDict[tuple[str, str], LoadedBundle] = OrderedDict()
+        self._trusted = frozenset(settings.trusted_bundles)
         self._compiled_dir = compiled_dir if settings.cpu_engine == "auto" else None
         self._looked_at: set[tuple[str, str]] = set()
 
@@ -56,7 +57,8 @@ class LocalEngine:
         if digest is not None and (description.name, digest) in self._loaded:
             key = (description.name, digest)
         else:
-            bundle = load_bundle(description, self.device, digest)
+            trusted = description.name in self._trusted
+            bundle = load_bundle(description, self.device, digest, trusted=trusted)
             key = (description.name, bundle.digest)
             self._loaded.setdefault(key, self._with_kept(key, bundle))
         self._loaded.move_to_end(key)

@@ -48,14 +48,18 @@ class Verified:
     load_seconds: float
 
 
-def verify(description: ModelDescription) -> Verified:
+def verify(description: ModelDescription, *, trusted: bool = False) -> Verified:
     """Load a model as the worker would, and compare its files with its manifest.
+
+    Args:
+        description: the model.
+        trusted: its own Python code may run, as `infer.trusted_bundles` says.
 
     Raises:
         BundleRefused: the worker would refuse it too; the message names file, key and reason.
     """
     began = time.monotonic()
-    bundle = load_bundle(description, torch.device("cpu"))
+    bundle = load_bundle(description, torch.device("cpu"), trusted=trusted)
     seconds = time.monotonic() - began
     files = _sums(description.folder)
     listed = _read_manifest(description.folder)
@@ -69,13 +73,16 @@ def verify(description: ModelDescription) -> Verified:
     )
 
 
-def add(source: Path, models_dir: Path, *, replace: bool = False) -> ModelDescription:
+def add(
+    source: Path, models_dir: Path, *, replace: bool = False, trusted: bool = False
+) -> ModelDescription:
     """Install a bundle.
 
     Args:
         source: a folder, or a zip file with a bundle at its top or in its only folder.
         models_dir: the node's folder of models.
         replace: take the place of a model of the same name.
+        trusted: its own Python code may run while it is checked.
 
     Raises:
         BundleRefused: it is no bundle, may not be run, or the name is taken.
@@ -89,7 +96,7 @@ def add(source: Path, models_dir: Path, *, replace: bool = False) -> ModelDescri
             raise BundleRefused(f"{name}: a model of this name is installed")
         if bundle != ready:
             bundle.rename(ready)
-        load_bundle(describe(ready), torch.device("cpu"))
+        load_bundle(describe(ready), torch.device("cpu"), trusted=trusted)
         (ready / MANIFEST).write_text(
             "".join(f"{digest}  {file}\n" for file, digest in _sums(ready).items())
         )

@@ -4,8 +4,9 @@ What comes in: the parsed `inference.json`. What goes out: the objects behind th
 (`network_def`, `preprocessing`, `inferer`, `postprocessing`), and nothing else: what these do not reach,
 `imports`, data lists, handlers, evaluators, is never looked at.
 
-Invariant: every object comes from `allowed.make`, every expression from `expressions.evaluate`. A refusal
-names file, key and reason.
+Invariant: every object comes from `allowed.make`, every expression from `expressions.evaluate`; only for a
+bundle that the admin trusts, `scripts.*` comes from the bundle's own code. A refusal names file, key and
+reason.
 """
 
 import posixpath
@@ -17,6 +18,7 @@ import torch
 from dicom_node.errors import BundleRefused
 from dicom_node.infer import allowed
 from dicom_node.infer.expressions import ExpressionRefused, evaluate
+from dicom_node.infer.scripts import ScriptFailed, script_class
 from dicom_node.infer.weights import read_tensors
 
 MAX_DEPTH = 60
@@ -36,6 +38,8 @@ class Resolver:
         file: str,
         device: torch.device,
         files: Mapping[str, bytes] | None = None,
+        *,
+        trusted: bool = False,
     ) -> None:
         """
         Args:
@@ -43,10 +47,12 @@ class Resolver:
             file: its name, for refusals.
             device: the one that the runner chose.
             files: the bundle's files by relative name, for expressions that load tensors.
+            trusted: the admin's word that the bundle's own Python code may run.
         """
         # wherever the bundle believes to be, its files are those that were hashed
         self._config = {**config, "bundle_root": "."}
         self._files = files or {}
+        self._trusted = trusted
         self._file = file
         self._device = device
         self._done: dict[str, Any] = {}
@@ -151,13 +157,25 @@ class Resolver:
             return _LEFT_OUT
         if raw.get("_mode_", "default") != "default":
             raise self._refused(key, f"_mode_ {raw['_mode_']!r} is not allowed")
+        own = self._trusted and target.startswith("scripts.")
         try:
-            allowed.find(target)
+            if not own:
+                allowed.find(target)
             names = [name for name in raw if not (name.startswith("_") and name.endswith("_"))]
             arguments = {name: _or_none(self.resolve(f"{key}#{name}")) for name in names}
-            return allowed.make(target, arguments)
+            return (
+                self._of_its_own(key, target, arguments) if own else allowed.make(target, arguments)
+            )
         except allowed.Refusal as refusal:
             raise self._refused(key, str(refusal)) from refusal
+
+    def _of_its_own(self, key: str, target: str, arguments: Mapping[str, Any]) -> Any:
+        try:
+            return script_class(self._files, target)(**arguments)
+        except ScriptFailed as failed:
+            raise self._refused(key, str(failed)) from failed
+        except Exception as error:
+            raise self._refused(key, f"{target}: {type(error).__name__}: {error}") from error
 
     def _is_true(self, key: str) -> bool:
         value = self.resolve(key)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,47 @@ def test_models_stay_warm_until_they_take_too_much(tmp_path: Path) -> None:
     assert engine.load(a, a.digest) is first
     engine.load(c, c.digest)
     assert engine.warm == ("model_a", "model_c")
+
+
+SCRIPTS = {
+    "scripts/net.py": "from scripts.parts import double\nfrom torch import nn\n"
+    "class Net(nn.Module):\n    def __init__(self, width):\n        super().__init__()\n"
+    "        self.layer = nn.Conv3d(1, double(width), 1)\n"
+    "    def forward(self, x):\n        return self.layer(x)\n",
+    "scripts/parts.py": "def double(width):\n    return 2 * width\n",
+}
+
+
+def with_scripts(folder: Path) -> Any:
+    (folder / "scripts").mkdir(parents=True)
+    for name, source in SCRIPTS.items():
+        (folder / name).write_text(source)
+    config = configuration(network={"_target_": "scripts.net.Net", "width": 1})
+    return write_bundle(folder, config, nn.Conv3d(1, 2, 1).state_dict(prefix="layer."))
+
+
+def test_a_bundles_own_code_runs_only_where_the_admin_trusts_it(tmp_path: Path) -> None:
+    description = with_scripts(tmp_path / "model_a")
+    with pytest.raises(
+        BundleRefused, match=r"scripts\.net\.Net is not on the list.*trusted_bundles"
+    ):
+        LocalEngine(InferSettings(device="cpu")).load(description)
+    trusting = InferSettings(device="cpu", trusted_bundles=("model_a",))
+    loaded = LocalEngine(trusting).load(description)
+    assert type(loaded.network).__name__ == "Net"
+    assert "scripts" not in sys.modules
+    other = with_scripts(tmp_path / "model_b")
+    with pytest.raises(BundleRefused, match="is not on the list"):
+        LocalEngine(trusting).load(other)
+
+
+def test_code_that_changed_is_another_model(tmp_path: Path) -> None:
+    description = with_scripts(tmp_path / "model_a")
+    digest = description.digest
+    (tmp_path / "model_a/scripts/parts.py").write_text("def double(width):\n    return 2\n")
+    engine = LocalEngine(InferSettings(device="cpu", trusted_bundles=("model_a",)))
+    with pytest.raises(BundleRefused, match="the files were changed"):
+        engine.load(description, digest)
 
 
 def test_networks_that_would_fetch_weights_do_not(tmp_path: Path) -> None:
