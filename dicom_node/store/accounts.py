@@ -65,6 +65,7 @@ class Accounts:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._secrets: dict[str, bytes] = {}  # they never change
 
     def all(self) -> list[Account]:
         """Every account, by name."""
@@ -204,9 +205,12 @@ class Accounts:
 
     def secret(self, name: str) -> bytes:
         """A random secret of this node, 32 bytes; made when it is first asked for."""
+        if name in self._secrets:
+            return self._secrets[name]
         with reading(self._engine) as connection:
             value = connection.execute(select(secret.c.value).where(secret.c.name == name)).scalar()
         if value is not None:
+            self._secrets[name] = bytes(value)
             return bytes(value)
         with writing(self._engine) as connection:
             connection.execute(

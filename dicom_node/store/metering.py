@@ -23,6 +23,9 @@ class Cursor:
     move: int
     instance: int
 
+    def __str__(self) -> str:
+        return f"{self.move}.{self.instance}"
+
 
 @dataclass(frozen=True, slots=True)
 class News:

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.records import SeriesKey
@@ -40,35 +40,19 @@ class Retention:
 
     def purgeable(self, before: datetime, limit: int = 1000) -> list[Purgeable]:
         """Series whose last instance came before a time and that nothing waits for, oldest first."""
+        kept = exists().where(
+            instance.c.series_uid == series.c.series_uid,
+            instance.c.study_uid == series.c.study_uid,
+            instance.c.state == InstanceState.RECEIVED,
+        )
         with reading(self._engine) as connection:
             rows = connection.execute(
-                select(
-                    series.c.study_uid,
-                    series.c.series_uid,
-                    series.c.last_received_at,
-                    func.count(instance.c.id).label("instances"),
-                    func.coalesce(func.sum(instance.c.length), 0).label("octets"),
-                )
-                .join(
-                    instance,
-                    (instance.c.series_uid == series.c.series_uid)
-                    & (instance.c.study_uid == series.c.study_uid)
-                    & (instance.c.state == InstanceState.RECEIVED),
-                )
-                .where(series.c.last_received_at < before, *_nothing_waits())
-                .group_by(series.c.id)
+                select(series.c.study_uid, series.c.series_uid, series.c.last_received_at)
+                .where(series.c.last_received_at < before, kept, *_nothing_waits())
                 .order_by(series.c.last_received_at)
                 .limit(limit)
-            )
-            return [
-                Purgeable(
-                    SeriesKey(row.study_uid, row.series_uid),
-                    row.instances,
-                    int(row.octets),
-                    row.last_received_at,
-                )
-                for row in rows
-            ]
+            ).all()
+            return [_purgeable(connection, *row) for row in rows]
 
     def purge(self, key: SeriesKey, reason: str) -> int:
         """RECEIVED -> PURGED for a series, if nothing waits for it still; returns how many instances."""
@@ -130,6 +114,19 @@ class Retention:
                 select(job.c.state, job.c.token).where(job.c.id == job_id)
             ).first()
             return row is not None and row.token == token and row.state is not JobState.CANCELLED
+
+
+def _purgeable(
+    connection: Connection, study_uid: str, series_uid: str, last_received_at: datetime
+) -> Purgeable:
+    instances, octets = connection.execute(
+        select(func.count(instance.c.id), func.coalesce(func.sum(instance.c.length), 0)).where(
+            instance.c.series_uid == series_uid,
+            instance.c.study_uid == study_uid,
+            instance.c.state == InstanceState.RECEIVED,
+        )
+    ).one()
+    return Purgeable(SeriesKey(study_uid, series_uid), instances, int(octets), last_received_at)
 
 
 def _is(key: SeriesKey) -> tuple[ColumnElement[bool], ...]:

@@ -123,6 +123,7 @@ series = Table(
     Index(None, "state"),
     Index(None, "study_uid"),
     Index(None, "calling_ae"),
+    Index(None, "last_received_at"),
 )
 
 job = Table(

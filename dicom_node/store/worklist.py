@@ -315,7 +315,8 @@ def _in_state(shown: Shown) -> ColumnElement[bool]:
         return exists().where(
             result.c.study_uid == series.c.study_uid,
             delivery.c.result_id == result.c.id,
-            delivery.c.state == DeliveryState.CONFIRMED,
+            # not by the index on states, where nearly all are
+            cast(delivery.c.state, String) == DeliveryState.CONFIRMED.value,
         )
     return series.c.study_uid.in_(_studies_in(shown))
 

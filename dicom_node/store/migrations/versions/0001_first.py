@@ -70,6 +70,9 @@ def upgrade() -> None:
         ),
     )
     op.create_index(op.f("ix_series_calling_ae"), "series", ["calling_ae"], unique=False)
+    op.create_index(
+        op.f("ix_series_last_received_at"), "series", ["last_received_at"], unique=False
+    )
     op.create_index(op.f("ix_series_state"), "series", ["state"], unique=False)
     op.create_index(op.f("ix_series_study_uid"), "series", ["study_uid"], unique=False)
     op.create_table(
