@@ -79,8 +79,11 @@ def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
         folder: made if missing. File names derive from a hash, never from what a peer sent.
 
     Raises:
-        ComposeError: a file cannot be written; those of this call are removed again.
+        ComposeError: two files are the same instance, or one cannot be written; then those of this call
+            are removed again.
     """
+    if len({file.sop_instance_uid for file in files}) != len(files):
+        raise ComposeError("two results have the same SOP Instance UID")
     tasks: list[Future[ResultObject]] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

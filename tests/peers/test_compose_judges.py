@@ -83,8 +83,8 @@ def pixel_results(source: Volume, folder: Path) -> list[ResultObject]:
     """Denoised series, heat maps and pictures on a source."""
     heat = np.zeros(SHAPE, np.float32)
     heat[2:4, 5:9, 6:12] = 0.9
-    denoising = models.context(models.model(folder, "denoising"))
-    classifying = models.context(models.model(folder, "classification"))
+    denoising = models.context(models.model(folder, "denoising"), job_key="denoising")
+    classifying = models.context(models.model(folder, "classification"), job_key="classes")
     outlining = models.context(models.model(folder), kinds=frozenset({"secondary_capture"}))
     files = compose(denoising, source, Denoised(source.array + 5))
     files += compose(classifying, source, Classification({0: 0.2, 1: 0.8}, heatmaps={1: heat}))

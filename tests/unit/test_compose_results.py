@@ -279,6 +279,12 @@ def test_what_cannot_be_written_leaves_nothing(files: list[DicomFile], tmp_path:
         write(files, tmp_path / "blocked")
 
 
+def test_two_results_of_one_uid_are_not_written(files: list[DicomFile], tmp_path: Path) -> None:
+    with pytest.raises(ComposeError, match="same SOP Instance UID"):
+        write([*files, files[0]], tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_colours_agree_with_highdicom_and_come_back() -> None:
     for rgb in ((70, 130, 240), (0, 0, 0), (255, 255, 255), (250, 220, 40), (255, 0, 0)):
         ours, theirs = cielab(rgb), hd.color.CIELabColor.from_rgb(*rgb).value
