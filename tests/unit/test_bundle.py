@@ -76,6 +76,11 @@ def test_an_ordinary_bundle_loads_and_leaves_the_rest_of_its_configuration_alone
         ({"_target_": "Spacingd", "keys": "image", "pixdim": "@nowhere"}, "nowhere: is missing"),
         ({"_target_": "Identityd", "keys": "%other.json#a"}, "a macro reads other files"),
         ({"_target_": "Identityd", "keys": "image", "_mode_": "callable"}, "_mode_"),
+        (
+            {"_target_": "Identityd", "keys": "$torch.load('/etc/passwd')"},
+            "is no file of the bundle",
+        ),
+        ({"_target_": "Identityd", "keys": "$torch.load('../a/b.pt')"}, "is no file of the bundle"),
         ({"_target_": ["os.system"]}, "_target_ is not a text"),
     ],
 )

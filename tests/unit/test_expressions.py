@@ -24,6 +24,9 @@ class Names:
     def reference(self, name: str) -> Any:
         return self._values[name.replace("#", "_")]
 
+    def load(self, path: str) -> Any:
+        raise ExpressionRefused(f"{path} is no file of the bundle")
+
     def create(self, name: str, arguments: Mapping[str, Any]) -> Any:
         raise ExpressionRefused(f"{name} with {sorted(arguments)}")
 
