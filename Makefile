@@ -9,7 +9,7 @@ PACS ?= folder
 DICOM ?=
 WORKERS ?= 2
 
-.PHONY: help demo run test check format lock clean
+.PHONY: help demo run test check soak format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -31,6 +31,10 @@ check: $(INSTALLED) ## Format, lint, types, import contracts, fast tests: under 
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests/unit tests/store
+
+soak: $(INSTALLED) ## The faults of the tests, many more of them (hours)
+	DICOM_NODE_SOAK_KILLS=1000 DICOM_NODE_SOAK_CASES=1000000 DICOM_NODE_SOAK=1 \
+		$(BIN)/python -m pytest -q --timeout=0 tests/fuzz tests/black_box tests/store tests/peers
 
 format: $(INSTALLED) ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix --quiet .

@@ -55,3 +55,18 @@ def echo(
     address = scu.Address(host, port, called, calling)
     scu.echo(address)
     out.print(f"{address} answers", highlight=False)
+
+
+@commands.command()
+def certs(
+    names: Annotated[
+        list[str], typer.Argument(help="Host names, addresses or AE titles, one pair each.")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="Where they go.")] = Path("certificates"),
+) -> None:
+    """Make a test authority and certificates for trying TLS. Not for a hospital's network."""
+    from dicom_node.receive.certificates import make_test_certificates
+
+    for name, pair in make_test_certificates(to, tuple(names)).items():
+        out.print(f"{name}: {pair.certificate}, {pair.key}", highlight=False)
+    out.print(f"Authority: {to / 'ca.pem'}", highlight=False)

@@ -236,3 +236,17 @@ def test_the_routes_say_what_they_would_do(running: Node, shared: Path) -> None:
     told = dicom_node(running, "route", "test", str(shared / "ai/CRLM-CT-1004"))
     assert "41 instances" in told
     assert "model ct_structures: runs, results to pacs" in told
+
+
+def test_the_spool_gives_plain_files_back(
+    delivered: dict[str, list[Dataset]], running: Node, shared: Path, tmp_path: Path
+) -> None:
+    study = delivered["ai/CRLM-CT-1004"][0].StudyInstanceUID
+    assert "SCANNER at 127.0.0.1" in dicom_node(running, "spool", "list")
+    dicom_node(running, "spool", "export", str(tmp_path / "out"), "--study", study)
+    sent = {dcmread(p).SOPInstanceUID: dcmread(p) for p in (shared / "ai/CRLM-CT-1004").iterdir()}
+    for path in (tmp_path / "out").iterdir():
+        back = dcmread(path)
+        assert back == sent[back.SOPInstanceUID]
+        del sent[back.SOPInstanceUID]
+    assert not sent

@@ -22,7 +22,21 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_help_names_every_command(tmp_path: Path) -> None:
     shown = run("--help", folder=tmp_path)
     assert shown.returncode == 0
-    for command in ("serve", "demo", "send", "echo", "status", "config", "models"):
+    for command in (
+        *(
+            "serve",
+            "demo",
+            "status",
+            "config",
+            "send",
+            "echo",
+            "certs",
+            "hold",
+            "release",
+            "complete",
+        ),
+        *("cancel", "retry", "rerun", "dead", "purge", "models", "route", "spool", "users"),
+    ):
         assert command in shown.stdout
 
 
@@ -91,8 +105,19 @@ def test_sending_what_is_not_dicom_says_which_file(tmp_path: Path) -> None:
 
 
 def test_the_command_line_starts_without_torch(tmp_path: Path) -> None:
-    code = "import sys, dicom_node.cli, dicom_node.app; print('torch' in sys.modules or 'monai' in sys.modules)"
+    code = (
+        "import sys, dicom_node.cli, dicom_node.app; print({'torch', 'monai'} & set(sys.modules))"
+    )
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert found.stdout.strip() == "False"
+    assert found.stdout.strip() == "set()"
+
+
+def test_certificates_for_trying_tls(tmp_path: Path) -> None:
+    made = run("certs", "localhost", "SCANNER", "--to", "tls", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    names = {path.name for path in (tmp_path / "tls").iterdir()}
+    assert names == {"ca.pem", "localhost.pem", "localhost.key", "SCANNER.pem", "SCANNER.key"}
+    again = run("certs", "localhost", "--to", "tls", folder=tmp_path)
+    assert again.returncode == 3
