@@ -44,11 +44,15 @@ def worklist(
 ) -> Response:
     """The worklist."""
     parts, shown = parts_of(request), ask.shown_of(state)
+    now = str(parts.metering.cursor())
+    if _is_as_seen(request, now):
+        return Response(status_code=204)
     found = parts.worklist.page(shown, search, before, identities=caller.viewer.identities)
     return page(
         request,
         _part(request, "worklist.html", "_worklist.html"),
         caller=caller,
+        now=now,
         studies=[caller.viewer.study(row) for row in found.studies],
         older=found.older,
         before=before,
@@ -63,6 +67,9 @@ def worklist(
 def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
     """One study's story."""
     parts = parts_of(request)
+    now = str(parts.metering.cursor())
+    if _is_as_seen(request, now):
+        return Response(status_code=204)
     found = parts.worklist.study(study_uid)
     if found is None:
         raise HTTPException(404, "There is no such study.")
@@ -75,6 +82,7 @@ def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
         request,
         _part(request, "study.html", "_study.html"),
         caller=caller,
+        now=now,
         study=story.study,
         moves=story.moves,
         pictured=SHOWN,
@@ -253,6 +261,11 @@ def _accounts(
         given=given,
         error=error,
     )
+
+
+def _is_as_seen(request: Request, now: str) -> bool:
+    """Whether the browser, which asks whether anything is new, has seen it all."""
+    return request.headers.get("x-seen") == now
 
 
 def _part(request: Request, whole: str, part: str) -> str:

@@ -15,8 +15,9 @@ from dicom_node.store.audit import AuditOutbox
 from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
-from dicom_node.store.worklist import Worklist
+from dicom_node.store.worklist import Shown, Worklist
 from dicom_node.web.attempts import Attempts
+from dicom_node.web.recent import Recent
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Parts:
     settings: Settings
     models: Mapping[str, ModelDescription]
     worklist: Worklist
+    counts: Recent[dict[Shown, int]]
+    """How many studies the worklist's filters would show."""
     overview: Overview
     metering: Metering
     accounts: Accounts

@@ -242,7 +242,7 @@ def node(parts: Parts) -> NodeView:
 
 def counts(parts: Parts) -> dict[str, int]:
     """How many studies the worklist's filters would show."""
-    return {shown.value: count for shown, count in parts.worklist.counts().items()}
+    return {shown.value: count for shown, count in parts.counts.get().items()}
 
 
 def shown_of(name: str) -> Shown:

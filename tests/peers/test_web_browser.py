@@ -20,7 +20,17 @@ pytestmark = [pytest.mark.peer("chromium"), pytest.mark.xdist_group("page")]
 AXE = Path(__file__).resolve().parent.parent / "vendor" / "axe-4.14.1.min.js"
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 STUDY = "/studies/1.2.826.0.1.4"
-PAGES = ("/", STUDY, "/queue", "/peers", "/models", "/models/ct_structures", "/routes", "/accounts")
+PAGES = (
+    "/",
+    STUDY,
+    f"{STUDY}/retry",
+    "/queue",
+    "/peers",
+    "/models",
+    "/models/ct_structures",
+    "/routes",
+    "/accounts",
+)
 SETTINGS: dict[str, Any] = {
     "destination": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}},
     "route": [

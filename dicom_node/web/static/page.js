@@ -30,7 +30,11 @@ document.addEventListener("htmx:afterSwap", (event) => localTimes(event.detail.e
 // Filters come from the address, so that what is fetched anew is what the address says.
 function refresh(element) {
   const busy = document.hidden || element.querySelector("details[open], form:focus-within, dialog[open]");
-  if (!busy) htmx.ajax("GET", location.pathname + location.search, { target: element, swap: "innerHTML" });
+  if (busy) return;
+  // what has not changed since is not sent again
+  const seen = element.querySelector("data.seen");
+  const headers = seen ? { "X-Seen": seen.value } : {};
+  htmx.ajax("GET", location.pathname + location.search, { target: element, swap: "innerHTML", headers });
 }
 
 for (const element of document.querySelectorAll("[data-refresh]")) {
