@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 LEASE_SWEEP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
+COUNTS_SECONDS = 1.0
 
 
 class Role(Enum):
@@ -231,6 +232,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
     """What the page may ask and do: the store, and the hands of other stages."""
     from dicom_node.deliver import scu
     from dicom_node.web.parts import Parts
+    from dicom_node.web.recent import Recent
 
     def echo(destination: DestinationSettings) -> None:
         calling = settings.deliver.ae_title or settings.receive.ae_title
@@ -241,6 +243,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
         settings=settings,
         models=check(settings),
         worklist=Worklist(engine),
+        counts=Recent(Worklist(engine).counts, COUNTS_SECONDS),
         overview=Overview(engine),
         metering=Metering(engine),
         accounts=Accounts(engine),
