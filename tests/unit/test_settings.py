@@ -52,6 +52,14 @@ PACS = '[destination.pacs]\nae_title = "P"\nhost = "h"\nport = 104\n'
             "r stands twice",
         ),
         (PACS + "confirm = 'maybe'", "destination.pacs.confirm"),
+        (PACS + "stow_url = 'ftp://x'", "destination.pacs.stow_url"),
+        (PACS + "stow_url = 'http://x'\nconfirm = 'commitment'", "storage commitment is DIMSE's"),
+        ("[canary]\nevery_seconds = 60", "a canary needs models and destinations"),
+        (
+            PACS + "[canary]\nevery_seconds = 60\nmodels = ['m']\ndestinations = ['pacs']",
+            "calls as DN_CANARY, which is no [[peer]]",
+        ),
+        ("[canary]\nevery_seconds = 60\nmodels = ['m']\ndestinations = ['x']", "no destination"),
         ("[receive", "node.toml:"),
     ],
 )
