@@ -344,7 +344,13 @@ def _matches(connection: Connection, word: str, identities: bool) -> ColumnEleme
             mate.c.attributes["patient_name"].as_string(),
             mate.c.attributes["accession_number"].as_string(),
         ]
-    texts = [cast(column, String).icontains(word, autoescape=True) for column in columns]
+    # SQLite knows upper and lower case of ASCII alone
+    spellings = {word} if word.isascii() else {word, word.lower(), word.upper(), word.capitalize()}
+    texts = [
+        cast(column, String).icontains(spelling, autoescape=True)
+        for column in columns
+        for spelling in spellings
+    ]
     hits = [series.c.study_uid.in_(select(mate.c.study_uid).where(or_(*texts)))]
     if len(word) >= 6 and not set(word.lower()) - set("0123456789abcdef"):
         hits.append(series.c.study_uid.in_(_hashed_studies(connection, word.lower())))
