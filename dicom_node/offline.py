@@ -14,11 +14,14 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.files import dicom_files
 from dicom_node.read.header import read_header
 from dicom_node.read.part10 import raw_instance
-from dicom_node.records import InstanceFacts, Peer, SeriesKey
+from dicom_node.records import InstanceFacts, Peer, RawInstance, SeriesKey
 from dicom_node.settings import Settings
 from dicom_node.store.database import Engine, open_database
 from dicom_node.store.operator import Operator
+from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
+from dicom_node.store.spool import open_data_set
+from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.retention import Sweeper
 
 
@@ -67,6 +70,27 @@ def _facts(path: Path) -> tuple[SeriesKey, InstanceFacts]:
         quarantine=header.oddities,
     )
     return SeriesKey(header.study_uid, header.series_uid), facts
+
+
+def results_of(settings: Settings, study_uid: str) -> list[tuple[Path, list[RawInstance]]]:
+    """The result files of a study that are still here, each with the images it was made from."""
+    with _opened(settings) as engine:
+        jobs = [job for row in Overview(engine).studies(study_uid) for job in row["jobs"]]
+        worklist = Worklist(engine)
+        found: dict[Path, list[RawInstance]] = {}
+        for job in jobs:
+            source = [
+                RawInstance(
+                    open_data_set(settings.spool_dir, one.address),
+                    one.transfer_syntax_uid,
+                    one.sop_class_uid,
+                    one.sop_instance_uid,
+                )
+                for one in worklist.inputs(job["id"])
+            ]
+            paths = (Path(result["path"]) for result in job["results"])
+            found |= {path: source for path in paths if path.exists()}
+        return list(found.items())
 
 
 @contextmanager

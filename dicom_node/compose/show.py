@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 from pydicom import Dataset
 
 from dicom_node.compose.color import rgb_of
@@ -162,6 +163,26 @@ def overlay_png(
     mark = "Not for clinical use" if _is_marked(seg) else None
     made = sheet(panels, legend, title or str(seg.get("SeriesDescription", "Segmentation")), mark)
     made.save(path, format="PNG")
+
+
+def frame_png(image: Dataset, path: Path) -> None:
+    """Draw one frame of an image: of a float map the frame with most in it, else the middle one.
+
+    Raises:
+        ReadError: it has no pixels that can be decoded.
+    """
+    try:
+        values: npt.NDArray[Any] = image.pixel_array
+    except Exception as error:
+        raise ReadError(f"its pixels cannot be shown ({type(error).__name__})") from error
+    if int(image.get("NumberOfFrames") or 1) > 1:
+        is_map = "FloatPixelData" in image
+        z = int(values.sum(axis=(1, 2)).argmax()) if is_map else len(values) // 2
+        values = values[z]
+    if values.ndim == 2:
+        low, high = (float(v) for v in np.percentile(values, (1, 99.5)))
+        values = windowed(values.astype(np.float32), (low + high) / 2, max(high - low, 1e-6))
+    PIL.Image.fromarray(values.astype(np.uint8)).save(path, format="PNG")
 
 
 def _middle(numbers: npt.NDArray[np.uint16]) -> tuple[int, int, int]:

@@ -250,3 +250,15 @@ def test_the_spool_gives_plain_files_back(
         assert back == sent[back.SOPInstanceUID]
         del sent[back.SOPInstanceUID]
     assert not sent
+
+
+def test_show_prints_the_report_and_draws_the_segmentation(
+    delivered: dict[str, list[Dataset]], running: Node, tmp_path: Path
+) -> None:
+    study = delivered["ai/CRLM-CT-1004"][0].StudyInstanceUID
+    told = dicom_node(running, "show", study, "--to", str(tmp_path))
+    assert "Left lung" in told
+    assert "ml" in told or "mm3" in told or "cm3" in told, told
+    pictures = list(tmp_path.glob("seg-*.png"))
+    assert pictures
+    assert all(path.stat().st_size > 10_000 for path in pictures)

@@ -35,7 +35,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
             "release",
             "complete",
         ),
-        *("cancel", "retry", "rerun", "dead", "purge", "models", "route", "spool", "users"),
+        *("cancel", "retry", "rerun", "dead", "purge", "show", "models", "route", "spool", "users"),
     ):
         assert command in shown.stdout
 
