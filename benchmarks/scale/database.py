@@ -127,12 +127,12 @@ def _set_sequences(engine: Engine) -> None:
             )
 
 
-def measure(engine: Engine, times: int) -> dict[str, float]:
+def measure(engine: Engine, times: int, turn: int) -> dict[str, float]:
     """Milliseconds, the median, of what happens all the time and what people look at."""
     intake, assembly, queue = Intake(engine), Assembly(engine), JobQueue(engine)
     for n in range(times + 1):
-        queued_series(intake, assembly, f"1.2.3.{n}", slices=2)
-    number = iter(range(10**6))
+        queued_series(intake, assembly, f"1.2.3{turn}.{n}", slices=2)
+    number = iter(range(turn * 10**5, 10**6))
 
     def ingest() -> None:
         n = next(number)
@@ -168,7 +168,10 @@ def compare(empty: Engine, full: Engine, instances: int, times: int = 50) -> dic
     began = time.perf_counter()
     fill(full, instances)
     filled = round(time.perf_counter() - began, 1)
-    bare, laden = measure(empty, times), measure(full, times)
+    # in turns, and the better of two: others use the machine too
+    turns = [(measure(empty, times, turn), measure(full, times, turn)) for turn in range(2)]
+    bare = {name: min(one[name] for one, _ in turns) for name in turns[0][0]}
+    laden = {name: min(one[name] for _, one in turns) for name in turns[0][1]}
     return {
         "database": full.dialect.name,
         "instances": instances,
