@@ -5,23 +5,40 @@ A program logs in with a bearer token (`dicom-node users token`), a browser with
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, UploadFile
+from fastapi.security import HTTPBearer
 
 from dicom_node.errors import CannotUnderstand
 from dicom_node.store.worklist import Shown
 from dicom_node.web import questions as ask
 from dicom_node.web import trail
 from dicom_node.web.guard import AnyCaller, OperatorCaller, parts_of
-from dicom_node.web.views import StoryView, StudyList
+from dicom_node.web.views import StoryView, StudyList, View
 
 PREFIX = "/api/v1"
 LARGEST_ID = 2**63 - 1
-REFUSED: dict[int | str, dict[str, Any]] = {
-    401: {"description": "Nobody is logged in."},
-    403: {"description": "The role does not allow this, or the request was forged."},
-}
-UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such thing."}}
-router = APIRouter(prefix=PREFIX, responses=REFUSED)
+
+
+class Refusal(View):
+    """Why there is no answer, in one sentence."""
+
+    detail: str
+
+
+def refusal(status: int, description: str) -> dict[int | str, dict[str, Any]]:
+    """A refusal, for the description of the API."""
+    return {status: {"model": Refusal, "description": description}}
+
+
+REFUSED = (
+    refusal(400, "The body cannot be read.")
+    | refusal(401, "Nobody is logged in.")
+    | refusal(403, "The role does not allow this, or the request was forged.")
+    | refusal(422, "The request is not understood.")
+)
+UNKNOWN = refusal(404, "There is no such thing.")
+BEARER = Depends(HTTPBearer(auto_error=False, description="`dicom-node users token NAME`"))
+router = APIRouter(prefix=PREFIX, responses=REFUSED, dependencies=[BEARER])
 
 Uid = Annotated[str, Path(max_length=64, description="Study Instance UID.")]
 RowId = Annotated[int, Path(ge=1, le=LARGEST_ID)]
@@ -108,9 +125,7 @@ def routes(request: Request, _caller: AnyCaller) -> list[ask.RouteView]:
     return ask.routes(parts_of(request))
 
 
-@router.post(
-    "/routes/test", tags=["routes"], responses={400: {"description": "The file cannot be read."}}
-)
+@router.post("/routes/test", tags=["routes"])
 def try_routes(
     request: Request,
     _caller: OperatorCaller,

@@ -9,14 +9,14 @@ from starlette.responses import RedirectResponse, Response
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.web import trail
 from dicom_node.web.actions import WORDS, Order, carry_out, models_of, offered
-from dicom_node.web.api import PREFIX, REFUSED, UNKNOWN, Uid
+from dicom_node.web.api import BEARER, PREFIX, REFUSED, UNKNOWN, Uid, refusal
 from dicom_node.web.guard import Caller, OperatorCaller, check_csrf, parts_of
 from dicom_node.web.render import page
 
 log = get_logger(__name__)
 router = APIRouter()
 
-CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "It fits the state no more."}}
+CONFLICT = refusal(409, "It fits the state no more.")
 
 
 class OrderBody(BaseModel):
@@ -38,6 +38,7 @@ class Done(BaseModel):
 @router.post(
     f"{PREFIX}/studies/{{study_uid}}/orders",
     tags=["studies"],
+    dependencies=[BEARER],
     responses=REFUSED | UNKNOWN | CONFLICT,
 )
 def order_by_program(

@@ -12,11 +12,11 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from dicom_node.errors import NodeError, ReadError
 from dicom_node.web import drawing, trail
-from dicom_node.web.api import PREFIX, REFUSED, UNKNOWN, RowId
+from dicom_node.web.api import BEARER, PREFIX, REFUSED, UNKNOWN, RowId, refusal
 from dicom_node.web.guard import AnyCaller, parts_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
@@ -29,7 +29,15 @@ SECONDS = 60.0
 """The longest that a picture may take; the first of a series reads all of it."""
 IDLE_SECONDS = 120.0
 SHOWN = ("seg", "secondary_capture", "heatmap-pictures", "denoised")
-NO_PICTURE: dict[int | str, dict[str, Any]] = {422: {"description": "It cannot be shown."}}
+# what is refused is told in JSON, hence the response class of these routes
+PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
+NO_PICTURE = refusal(422, "It cannot be shown, or the request is not understood.")
+
+
+class PngResponse(Response):
+    """A picture."""
+
+    media_type = "image/png"
 
 
 class SegmentView(View):
@@ -125,6 +133,7 @@ def result_page(request: Request, caller: AnyCaller, result_id: RowId) -> Respon
 @router.get(
     f"{PREFIX}/results/{{result_id}}/picture",
     tags=["results"],
+    dependencies=[BEARER],
     responses=REFUSED | UNKNOWN | NO_PICTURE,
 )
 def picture(request: Request, _caller: AnyCaller, result_id: RowId) -> PictureView:
@@ -135,8 +144,9 @@ def picture(request: Request, _caller: AnyCaller, result_id: RowId) -> PictureVi
 @router.get(
     f"{PREFIX}/results/{{result_id}}/picture/{{z}}/image.png",
     tags=["results"],
-    responses=REFUSED | UNKNOWN | NO_PICTURE,
-    response_class=Response,
+    dependencies=[BEARER],
+    responses=PNG | REFUSED | UNKNOWN | NO_PICTURE,
+    response_class=JSONResponse,
 )
 def image(
     request: Request,
@@ -149,19 +159,20 @@ def image(
     """A slice through a window, PNG."""
     window = None if centre is None or width is None else (centre, width)
     _check(request, result_id, z)
-    return Response(_drawn(request, result_id, drawing.image, z, window), media_type="image/png")
+    return PngResponse(_drawn(request, result_id, drawing.image, z, window))
 
 
 @router.get(
     f"{PREFIX}/results/{{result_id}}/picture/{{z}}/labels.png",
     tags=["results"],
-    responses=REFUSED | UNKNOWN | NO_PICTURE,
-    response_class=Response,
+    dependencies=[BEARER],
+    responses=PNG | REFUSED | UNKNOWN | NO_PICTURE,
+    response_class=JSONResponse,
 )
 def labels(request: Request, _caller: AnyCaller, result_id: RowId, z: int) -> Response:
     """The segments' numbers on a slice, 8-bit PNG."""
     _check(request, result_id, z)
-    return Response(_drawn(request, result_id, drawing.labels, z), media_type="image/png")
+    return PngResponse(_drawn(request, result_id, drawing.labels, z))
 
 
 def _check(request: Request, result_id: int, z: int) -> None:

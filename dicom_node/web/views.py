@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_node.store.accounts import UserRole
+from dicom_node.store.worklist import as_utc
 from dicom_node.web.state import TONES_OF_STATES, Stage, standing_of_series, standing_of_study
 
 
@@ -180,7 +181,8 @@ class Viewer:
         names = _names(study)
         told = [
             MoveView(
-                **{key: move[key] for key in ("at", "entity", "entity_id", "old", "new", "reason")},
+                **{key: move[key] for key in ("entity", "entity_id", "old", "new", "reason")},
+                at=as_utc(move["at"]),
                 what=names.get((move["entity"], move["entity_id"]), move["entity"]),
                 tone=TONES_OF_STATES.get(move["new"], "quiet"),
             )

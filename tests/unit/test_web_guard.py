@@ -292,6 +292,16 @@ def test_strange_searches_find_nothing_and_break_nothing(page: Page, search: str
     assert answer.json()["studies"] == []
 
 
+def test_every_time_names_its_zone(page: Page) -> None:
+    """A browser takes a time without a zone for its own."""
+    with page.client() as client:
+        told = client.get("/api/v1/studies/1.2.826.0.1.4").text + client.get("/api/v1/senders").text
+        html = client.get("/studies/1.2.826.0.1.4").text
+    times = re.findall(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[^"]*"', told + html)
+    assert len(times) > 20
+    assert all(re.search(r'(Z|\+00:00)"$', one) for one in times), times
+
+
 def test_health_answers_without_a_login(page: Page) -> None:
     with page.client(None) as client:
         assert client.get("/healthz").text == "ok\n"
