@@ -1,2 +1,1 @@
-"""Readers of the real image data that models are trained on and judged by; nothing here writes or downloads.
-"""
+"""Readers of the real images that models are trained on and judged by; nothing here writes."""

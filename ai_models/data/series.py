@@ -22,7 +22,9 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class CtVolume:
-    """One series: `hu` int16 `(z, y, x)`, `spacing_mm` `(z, y, x)`, `origin_mm` LPS `(x, y, z)` of voxel 0.
+    """One series.
+
+    `hu` int16 and `spacing_mm` are `(z, y, x)`; `origin_mm` is the LPS `(x, y, z)` of voxel 0.
     """
 
     name: str
