@@ -178,7 +178,7 @@ def bundle_digest(folder: Path) -> str:
 
 
 def contents_digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """The digest of files that were read already, `(relative name, content)` in the order of `bundle_files`."""
+    """The digest of files that were read already: `(relative name, content)`, in `bundle_files` order."""
     digest = hashlib.sha256()
     for name, content in files:
         digest.update(f"{name}\0{len(content)}\0".encode())
