@@ -7,7 +7,7 @@ apart, so that a link, a reload and the back button all lead to the same place.
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request, UploadFile
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
 from dicom_node.errors import CannotUnderstand, ConfigurationError
 from dicom_node.store.accounts import UserRole
@@ -18,7 +18,7 @@ from dicom_node.web.actions import WORDS, offered
 from dicom_node.web.api import LARGEST_ID
 from dicom_node.web.guard import AdminCaller, AnyCaller, OperatorCaller, check_csrf, parts_of
 from dicom_node.web.pictures import SHOWN
-from dicom_node.web.render import page
+from dicom_node.web.render import CARD_PICTURE, page
 
 router = APIRouter(include_in_schema=False)
 
@@ -150,6 +150,18 @@ def model(request: Request, caller: AnyCaller, name: str) -> Response:
         raise HTTPException(404, "There is no such model.")
     found, card = ask.model(parts, name), ask.card(parts, name)
     return page(request, "model.html", caller=caller, model=found, card=card)
+
+
+@router.get("/models/{name}/{picture}")
+def card_picture(request: Request, _caller: AnyCaller, name: str, picture: str) -> Response:
+    """A picture of a model's card."""
+    parts = parts_of(request)
+    if name not in parts.models or not CARD_PICTURE.fullmatch(picture):
+        raise HTTPException(404, "There is no such picture.")
+    file = parts.models[name].folder / "docs" / picture
+    if not file.is_file():
+        raise HTTPException(404, "There is no such picture.")
+    return FileResponse(file)
 
 
 @router.get("/routes")

@@ -2,6 +2,7 @@
 whose own HTML is shown as text.
 """
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.responses import HTMLResponse
 from dicom_node import __version__
 
 HERE = Path(__file__).parent
+CARD_PICTURE = re.compile(r"[A-Za-z0-9_-]+\.(png|jpg)")
 _environment = Environment(
     loader=FileSystemLoader(HERE / "templates"),
     autoescape=True,
@@ -33,8 +35,15 @@ def _when(moment: datetime | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(iso, f"{moment:%Y-%m-%d %H:%M:%S} UTC")
 
 
-def _markup_of(markdown: str) -> Markup:
-    return Markup(_markdown.render(markdown))
+def _markup_of(markdown: str, folder: str) -> Markup:
+    """Markdown as HTML; a picture beside the text is asked for in `folder`, any other is left out."""
+    tokens = _markdown.parse(markdown)
+    for token in tokens:
+        for child in token.children or ():
+            if child.type == "image":
+                name = str(child.attrGet("src") or "")
+                child.attrSet("src", f"{folder}/{name}" if CARD_PICTURE.fullmatch(name) else "")
+    return Markup(_markdown.renderer.render(tokens, _markdown.options, {}))
 
 
 _environment.filters["when"] = _when

@@ -273,6 +273,9 @@ def test_large_bodies_are_refused(page: Page) -> None:
         "/studies/..%2f..%2fetc%2fpasswd",
         "/models/..%2f..%2fetc%2fpasswd",
         "/models/%00",
+        "/models/ct_structures/evaluation.json",
+        "/models/ct_structures/..%2fdicom.toml",
+        "/models/ct_structures/%2e%2e%2fmodels%2fmodel.safetensors",
     ],
 )
 def test_path_tricks_lead_nowhere(page: Page, path: str) -> None:
