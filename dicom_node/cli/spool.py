@@ -44,16 +44,18 @@ def export(
 ) -> None:
     """Write what was received as plain DICOM files, whatever the database says of it.
 
-    Files are numbered: a name is never made from what a peer sent.
+    Files are numbered: a name is never made from what a peer sent. What was sent twice is written once.
     """
     spool_dir = load_settings(config).spool_dir
     to.mkdir(parents=True, exist_ok=True)
-    count = 0
+    written: set[tuple[str, str]] = set()
     for meta, address in _everything(spool_dir):
-        if study is None or _study_of(spool_dir, meta, address) == study:
-            count += 1
-            (to / f"{count:06d}.dcm").write_bytes(part10(spool_dir, meta, address))
-    out.print(f"{count} instances written to {to}", highlight=False)
+        same = (meta.sop_instance_uid, meta.sha256)
+        if same in written or study not in (None, _study_of(spool_dir, meta, address)):
+            continue
+        written.add(same)
+        (to / f"{len(written):06d}.dcm").write_bytes(part10(spool_dir, meta, address))
+    out.print(f"{len(written)} instances written to {to}", highlight=False)
 
 
 def _everything(spool_dir: Path) -> Iterator[tuple[RecordMeta, SegmentAddress]]:
