@@ -1,7 +1,7 @@
 """Judges the nodule-in-phantom sequence model: python -m ai_models.evaluate ct_slice_nodule
 
 In: what training left in `training/ct_slice_nodule`. Out: the bundle's weights (the LSTM's, calibrated on the
-series that training only watched), `docs/evaluation.json` and pictures. The 300 series that judge are of
+series that training only watched), `docs/evaluation.json` and pictures. The 200 series that judge are of
 seeds that nothing else uses. The rival is the same CNN without the LSTM, trained alike.
 """
 

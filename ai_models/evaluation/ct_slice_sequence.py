@@ -88,8 +88,12 @@ def figures(real: list[Prepared], odds: list[Floats]) -> dict[str, Any]:
     matrix = [[int(((y == a) & (said == b)).sum()) for b in Region] for a in Region]
     present = [np.isin(list(Region), s.regions.numpy()) for s in real]
     claimed = [o[0] > 0 for o in odds]
+    trunk = np.isin(y, (Region.CHEST, Region.ABDOMEN))
     return {
         "accuracy": bootstrap(lambda h: float(h.mean()), who, hit).as_json(),
+        "accuracy_chest_and_abdomen": bootstrap(
+            lambda h: float(h.mean()), who[trunk], hit[trunk]
+        ).as_json(),
         "accuracy_beyond_one_slice_of_a_boundary": round(float(near.mean()), 4),
         "by_patient": {p: round(float(hit[who == p].mean()), 4) for p in np.unique(who).tolist()},
         "by_region": {

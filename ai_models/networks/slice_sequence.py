@@ -19,17 +19,21 @@ NOTHING = -10.0
 class SliceSequenceNet(nn.Module):
     """Features of each slice by a CNN, their sequence by a bidirectional LSTM.
 
-    The CNN's maps are averaged over a coarse grid of places: how much of what is where. An average
-    counts spots where a maximum would not, and the LSTM sees a count change. The series' log-odds of
-    a class are a mean of the slices' log-odds, weighted by attention, scaled and shifted; `attention`
-    gives the weights. LSTM: Hochreiter and Schmidhuber 1997.
+    The CNN's maps are averaged over a coarse grid of places: how much of what is where. With `marks`
+    they are first made into probabilities of a few things (say, a spot), so that an average counts.
+    `per_place` gives each place its own sequence, all with the same weights, and a slice the most that
+    any of its places says: what matters is then one spot's coming and going, wherever it is.
+    The series' log-odds of a class are a mean of the slices' log-odds, weighted by attention, scaled
+    and shifted; `attention` gives the weights. LSTM: Hochreiter and Schmidhuber 1997.
 
     Args:
         classes: number of classes.
         exclusive: each slice has exactly one class (softmax); otherwise each is a question of its own.
         channels: channels of the CNN's stages, each of which halves the side.
         grid: side of the grid of places that is kept.
-        features: length of a slice's feature vector.
+        marks: number of probability maps made of the CNN's maps; 0 takes the maps as they are.
+        per_place: one LSTM over the slices for each place, not one for the slice as a whole.
+        features: length of the feature vector of a slice (or place).
         hidden: LSTM units in each direction; 0 leaves the LSTM out, for comparison.
         least_contrast: a slice whose standard deviation lies below this is taken as empty.
     """
@@ -40,6 +44,8 @@ class SliceSequenceNet(nn.Module):
         exclusive: bool,
         channels: Sequence[int] = (8, 24, 32),
         grid: int = 4,
+        marks: int = 0,
+        per_place: bool = False,
         features: int = 96,
         hidden: int = 64,
         dropout: float = 0.1,
@@ -60,14 +66,20 @@ class SliceSequenceNet(nn.Module):
             ]
             width = out
         self.cnn = nn.Sequential(*stages)
+        self.marks = nn.Conv2d(width, marks, 1) if marks else None
+        width = marks or width
         self.places = nn.AdaptiveAvgPool2d(grid)
-        self.embed = nn.Sequential(
-            nn.Flatten(),
-            nn.LayerNorm(width * grid * grid),
-            nn.Dropout(dropout),
-            nn.Linear(width * grid * grid, features),
-            nn.ReLU(),
-        )
+        self.per_place = per_place
+        if per_place:
+            self.embed = nn.Sequential(nn.Conv2d(width, features, 3, padding=1), nn.ReLU())
+        else:
+            self.embed = nn.Sequential(
+                nn.Flatten(),
+                nn.LayerNorm(width * grid * grid),
+                nn.Dropout(dropout),
+                nn.Linear(width * grid * grid, features),
+                nn.ReLU(),
+            )
         self.lstm = (
             nn.LSTM(features, hidden, batch_first=True, bidirectional=True) if hidden else None
         )
@@ -92,16 +104,24 @@ class SliceSequenceNet(nn.Module):
     def look(self, volume: Tensor) -> Tensor:
         """What the CNN sees in each slice: `(b, slices, channels, grid, grid)`."""
         slices = torch.nan_to_num(volume).permute(0, 4, 1, 2, 3).flatten(0, 1)
-        places = self.places(self.cnn((slices - 0.5) * 4))
+        maps = self.cnn((slices - 0.5) * 4)
+        if self.marks is not None:
+            maps = torch.sigmoid(self.marks(maps))
+        places = self.places(maps)
         return places.unflatten(0, (volume.shape[0], volume.shape[-1]))
 
     def read(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds and attention before its softmax, `(b, slices, classes)` both, of what `look` gave."""
         state = self.embed(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        if self.per_place:  # (b, s, f, g, g): every place is a sequence of its own
+            state = state.flatten(3).permute(0, 3, 1, 2).flatten(0, 1)
         if self.lstm is not None:
             state = self.lstm(state)[0]
-        logits = self.head(state).float()
-        return (_log_odds(logits) if self.exclusive else logits), self.weigh(state).float()
+        logits, weights = self.head(state).float(), self.weigh(state).float()
+        if self.per_place:
+            logits = logits.unflatten(0, (len(seen), -1)).logsumexp(1)
+            weights = weights.unflatten(0, (len(seen), -1)).amax(1)
+        return (_log_odds(logits) if self.exclusive else logits), weights
 
     def sum_up(self, odds: Tensor, weights: Tensor) -> Tensor:
         """Log-odds of the series, `(b, classes)`, from those of its slices."""
