@@ -9,7 +9,7 @@ PACS ?= folder
 DICOM ?=
 WORKERS ?= 2
 
-.PHONY: help demo run test check soak format lock clean
+.PHONY: help demo run test lint check soak format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -25,11 +25,13 @@ test: $(INSTALLED) ## Run every test; installs the peers that tests need where i
 	@sh tests/install_peers.sh
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
-check: $(INSTALLED) ## Format, lint, types, import contracts, fast tests: under a minute
+lint: $(INSTALLED) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+check: lint ## What to run before a commit: lint and the fast tests
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests/unit tests/store
 
 soak: $(INSTALLED) ## The faults of the tests, many more of them (hours)

@@ -9,6 +9,7 @@ import pydicom
 from pydicom import Dataset
 
 from dicom_node.catalogue import ModelDescription
+from dicom_node.records import EarlierResult
 
 DEFAULT_KINDS = frozenset({"seg", "sr", "denoised", "heatmap"})
 ALL_KINDS = DEFAULT_KINDS | {"secondary_capture"}
@@ -23,6 +24,7 @@ class ComposeContext:
         created_at: the only clock that a composer sees.
         kinds: which kinds of result are wanted (`settings.ResultKind`).
         segmentation: how a SEG is encoded, from the destination's profile.
+        supersedes: results that the new ones take the place of; the report names its predecessors.
     """
 
     model: ModelDescription
@@ -33,6 +35,7 @@ class ComposeContext:
     device_serial: str = "0"
     kinds: frozenset[str] = DEFAULT_KINDS
     segmentation: Literal["binary", "labelmap"] = "binary"
+    supersedes: tuple[EarlierResult, ...] = ()
 
     @property
     def local_time(self) -> datetime:

@@ -213,6 +213,8 @@ def outcome_report(
 
 def _comments(ctx: ComposeContext, lines: Sequence[str]) -> list[bytes]:
     mark = [f"{ctx.mark}."] if ctx.mark else []
+    if _predecessors(ctx):
+        mark.append("Replaces an earlier report of this model on this series.")
     model = ctx.model.model
     about = f"Model {model.title} {model.version}, sha256 {ctx.model.digest}. {model.limits}"
     return [text("CONTAINS", COMMENT, line) for line in (*mark, *lines, about)]
@@ -236,6 +238,8 @@ def _report(
     made.VerificationFlag = "UNVERIFIED"
     made.PreliminaryFlag = "PRELIMINARY"
     made.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, evidence)]
+    if earlier := _predecessors(ctx):
+        made.PredecessorDocumentsSequence = [_evidence(header, earlier)]
     children = [
         code_item(
             "HAS CONCEPT MOD",
@@ -256,6 +260,16 @@ def _report(
     made.ConceptNameCodeSequence = [coded(REPORT if contours else TEXT_REPORT)]
     tree = sequence(CONTENT_SEQUENCE, *children)
     return dicom_file("sr", made, template("1500"), tree)
+
+
+def _predecessors(ctx: ComposeContext) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The reports that this one replaces, by series (PS3.3 C.17.2, Predecessor Documents)."""
+    by_series: dict[str, list[tuple[str, str]]] = {}
+    for one in ctx.supersedes:
+        if one.kind == "sr":
+            reference_to = (one.sop_class_uid, one.sop_instance_uid)
+            by_series.setdefault(one.series_uid, []).append(reference_to)
+    return list(by_series.items())
 
 
 def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Dataset:

@@ -148,6 +148,7 @@ class Worker:
                 device_serial=self._settings.institution_serial,
                 kinds=frozenset(kinds),
                 segmentation="labelmap" if encoding == "labelmap" else "binary",
+                supersedes=job.supersedes,
             )
             given, files = composed(ctx, given)
             # a worker that lost its lease and lives may not write over what another commits

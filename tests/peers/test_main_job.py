@@ -119,17 +119,20 @@ def test_dciodvfy_finds_no_error(
     folder: str, delivered: dict[str, list[Dataset]], tmp_path: Path
 ) -> None:
     for found in delivered[folder]:
-        path = tmp_path / f"{found.Modality}.dcm"
-        found.save_as(path)
-        judged = subprocess.run(
-            [str(program("dciodvfy")), "-new", str(path)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        errors = [line for line in judged.stderr.splitlines() if line.startswith("Error")]
-        assert not errors, errors
+        assert not errors_found(found, tmp_path / f"{found.Modality}.dcm")
+
+
+def errors_found(judged: Dataset, path: Path) -> list[str]:
+    """What dciodvfy calls an error in an object."""
+    judged.save_as(path)
+    told = subprocess.run(
+        [str(program("dciodvfy")), "-new", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return [line for line in told.stderr.splitlines() if line.startswith("Error")]
 
 
 def test_dcmqi_reads_the_very_voxels_that_the_model_predicted(
@@ -215,11 +218,12 @@ def test_status_tells_the_story_of_a_study(
     assert "geometry free of gaps" in told
 
 
-def test_a_rerun_is_delivered_too(
-    delivered: dict[str, list[Dataset]], running: Node, pacs: Orthanc
+def test_a_rerun_is_delivered_too_and_names_its_predecessor(
+    delivered: dict[str, list[Dataset]], running: Node, pacs: Orthanc, tmp_path: Path
 ) -> None:
-    study = delivered["ai/CRLM-CT-1004"][0].StudyInstanceUID
-    before = len(pacs.received())
+    first = of(delivered["ai/CRLM-CT-1004"], "SR")
+    study = first.StudyInstanceUID
+    before = pacs.received()
     assert "1 jobs queued" in dicom_node(running, "rerun", study, "--model", "ct_structures")
     running.wait_for(
         lambda rows: (
@@ -227,7 +231,12 @@ def test_a_rerun_is_delivered_too(
             and any(len(row["jobs"]) == 2 for row in rows if row["study_uid"] == study)
         )
     )
-    assert len(pacs.received()) > before
+    again = [pacs.read(uid) for uid in pacs.received().keys() - before.keys()]
+    report = of(again, "SR")
+    (series,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence
+    (replaced,) = series.ReferencedSOPSequence
+    assert replaced.ReferencedSOPInstanceUID == first.SOPInstanceUID
+    assert not errors_found(report, tmp_path / "sr.dcm")
     assert "No delivery is dead" in dicom_node(running, "dead")
     assert "0 series would be purged" in dicom_node(running, "purge", "--dry-run")
 
