@@ -26,21 +26,7 @@ from dicom_node.app import opened_overview
 from dicom_node.deliver import scu
 from dicom_node.demo.pacs import folder_pacs, orthanc_pacs
 from dicom_node.files import dicom_files
-from tests.harness import Node, node, settled
-
-ROUTE = """
-[destination.pacs]
-ae_title = "{pacs.ae_title}"
-host = "127.0.0.1"
-port = {pacs.port}
-
-[[route]]
-name = "ct"
-models = ["ct_structures"]
-destinations = ["pacs"]
-[route.match]
-modality = ["CT"]
-"""
+from tests.harness import Node, ct_to, node, settled
 
 
 def main() -> None:
@@ -49,7 +35,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         start = orthanc_pacs if options.pacs == "orthanc" else folder_pacs
-        with start(work / "pacs") as pacs, node(work / "node", ROUTE.format(pacs=pacs)) as running:
+        with start(work / "pacs") as pacs, node(work / "node", ct_to(pacs)) as running:
             rows = list(_measure(running, _source(options.folder, work / "source"), options.times))
     print(
         f"{rows[0]['slices']:.0f} slices, median of {options.times} (the first, on a cold worker, left out)\n"

@@ -21,7 +21,7 @@ from dicom_node.demo.pacs import folder_pacs
 from dicom_node.store.accounts import UserRole
 from tests.builders.worklist import Site
 from tests.conftest import program
-from tests.harness import node, settled
+from tests.harness import ct_to, node, settled
 from tests.page import PASSWORD, served
 
 OUT = Path(__file__).resolve().parent / "screenshots"
@@ -29,18 +29,6 @@ DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 PACS = {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}
 MATCH = {"modality": ["CT"], "min_instances": 10}
 ROUTE = {"name": "ct", "models": ["ct_structures"], "destinations": ["pacs"], "match": MATCH}
-TOML = """
-[destination.pacs]
-ae_title = "{pacs.ae_title}"
-host = "127.0.0.1"
-port = {pacs.port}
-[[route]]
-name = "ct"
-models = ["ct_structures"]
-destinations = ["pacs"]
-[route.match]
-modality = ["CT"]
-"""
 
 
 @contextmanager
@@ -86,7 +74,7 @@ def picture(folder: Path) -> None:
     files = write_ct_series(
         thorax((60, 256, 256), (4.0, 1.4, 1.4), seed=7, nodules=3), folder / "scanner", seed=7
     )
-    with folder_pacs(folder / "pacs") as pacs, node(folder, TOML.format(pacs=pacs)) as running:
+    with folder_pacs(folder / "pacs") as pacs, node(folder, ct_to(pacs)) as running:
         address = scu.Address(
             running.address.host, running.address.port, running.address.ae_title, "CT1"
         )

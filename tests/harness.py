@@ -12,10 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from dicom_node.app import opened_overview
+from dicom_node.demo.pacs import Pacs
 from dicom_node.settings import Settings, load_settings
 from dicom_node.supervisor import RunningNode, running_node
 
 START_SECONDS = 60.0
+
+
+def ct_to(pacs: Pacs) -> str:
+    """Configuration: every CT gets `ct_structures`, and the results go to a PACS."""
+    return f"""
+[destination.pacs]
+ae_title = "{pacs.ae_title}"
+host = "127.0.0.1"
+port = {pacs.port}
+
+[[route]]
+name = "ct"
+models = ["ct_structures"]
+destinations = ["pacs"]
+[route.match]
+modality = ["CT"]
+"""
 
 
 @dataclass(frozen=True)

@@ -20,26 +20,14 @@ from ai_models.phantoms.dicom import write_ct_series
 from ai_models.phantoms.thorax import thorax
 from dicom_node.demo.pacs import FolderPacs, folder_pacs
 from tests.conftest import program
-from tests.harness import Node, node, settled
+from tests.harness import Node, ct_to, node, settled
 
 pytestmark = [pytest.mark.peer("dcmtk"), pytest.mark.slow]
 
-TOML = """
+IMPATIENT = """
 [assemble]
 settle_seconds = 0.5
 idle_seconds = 1.0
-
-[destination.pacs]
-ae_title = "{pacs.ae_title}"
-host = "127.0.0.1"
-port = {pacs.port}
-
-[[route]]
-name = "ct"
-models = ["ct_structures"]
-destinations = ["pacs"]
-[route.match]
-modality = ["CT"]
 """
 
 
@@ -51,7 +39,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FolderPacs]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, pacs: FolderPacs) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("node"), TOML.format(pacs=pacs)) as started:
+    with node(tmp_path_factory.mktemp("node"), IMPATIENT + ct_to(pacs)) as started:
         yield started
 
 

@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 
 from dicom_node.demo.pacs import Orthanc, orthanc_pacs
 from tests.conftest import program
-from tests.harness import Node, node, settled
+from tests.harness import Node, ct_to, node, settled
 
 pytestmark = [
     pytest.mark.peer("dcmtk"),
@@ -31,20 +31,6 @@ REAL_SERIES = {
     "ai/ACRIN-NSCLC-FDG-PET-042/CT": 135,
 }
 
-TOML = """
-[destination.pacs]
-ae_title = "{pacs.ae_title}"
-host = "127.0.0.1"
-port = {pacs.port}
-
-[[route]]
-name = "ct"
-models = ["ct_structures"]
-destinations = ["pacs"]
-[route.match]
-modality = ["CT"]
-"""
-
 
 @pytest.fixture(scope="module")
 def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
@@ -54,7 +40,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, pacs: Orthanc) -> Iterator[Node]:
-    with node(tmp_path_factory.mktemp("node"), TOML.format(pacs=pacs)) as started:
+    with node(tmp_path_factory.mktemp("node"), ct_to(pacs)) as started:
         yield started
 
 
