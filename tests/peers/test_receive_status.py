@@ -1,7 +1,9 @@
 """What the wire sees: each situation of the status table, and that the next message is served after it."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -228,21 +230,24 @@ def test_a_failed_sync_stops_intake_for_good(
 
 def test_a_failing_database_pauses_intake(node: Listening, peer: RawPeer) -> None:
     database = node.settings.data_dir / "node.sqlite"
-    hidden = database.with_suffix(".away")
     assert _good(peer) == 0
     node.instances(1)
-    database.rename(hidden)
-    database.mkdir()
+    _execute(database, "ALTER TABLE instance RENAME TO away")
     statuses = [_good(peer)]
     while statuses[-1] == 0 and len(statuses) < 10_000:
         statuses.append(_good(peer))
     assert statuses[-1] == 0xA700
-    database.rmdir()
-    hidden.rename(database)
+    _execute(database, "ALTER TABLE away RENAME TO instance")
     acknowledged = 1 + statuses.count(0)
     while _good(peer) != 0:
         pass
     assert len(node.instances(acknowledged + 1)) == acknowledged + 1
+
+
+def _execute(database: Path, statement: str) -> None:
+    """Change the database behind the receiver's back, whose connections stay open."""
+    with closing(sqlite3.connect(database, timeout=30)) as connection:
+        connection.execute(statement)
 
 
 def test_private_classes_where_configured(tmp_path: Path) -> None:
