@@ -7,6 +7,7 @@ other header values of patients are never passed to a logger at all.
 import hashlib
 import logging
 import sys
+import warnings
 from typing import Any
 
 import structlog
@@ -41,6 +42,8 @@ def configure(settings: LogSettings) -> None:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
+    # for MONAI's developers, not for an admin's log
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
 
 
 def get_logger(name: str) -> Any:
