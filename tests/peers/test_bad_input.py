@@ -1,17 +1,13 @@
 """Odd and bad input from a real sender: the right answer, a visible reason, nobody else disturbed."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
+from pydicom import dcmread
 from pydicom.uid import (
     BasicTextSRStorage,
-    CTImageStorage,
-    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
@@ -19,6 +15,7 @@ from pydicom.uid import (
 from ai_models.phantoms.dicom import write_ct_series
 from ai_models.phantoms.thorax import thorax
 from dicom_node.demo.pacs import FolderPacs, folder_pacs
+from tests.builders.raw_peer import RawPeer
 from tests.conftest import program
 from tests.harness import Node, ct_to, node, settled
 
@@ -135,57 +132,12 @@ def test_a_secondary_capture_has_no_route(running: Node, slices: list[Path]) -> 
 
 
 def test_an_unreadable_data_set_is_refused_and_disturbs_nobody(
-    running: Node, slices: list[Path], tmp_path: Path
+    running: Node, slices: list[Path]
 ) -> None:
-    """A data set of noise behind a good file meta: C000, and the next good series goes through."""
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    empty = Dataset()
-    empty.file_meta = meta
-    garbage = tmp_path / "garbage.dcm"
-    empty.save_as(garbage, enforce_file_format=True)
-    with garbage.open("ab") as file:
-        file.write(bytes(range(1, 256)) * 20)
-    status = subprocess.run(
-        [sys.executable, "-c", SEND_RAW, running.address.host, str(running.address.port), garbage],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout.strip()
-    assert status == "C000"
+    """Noise where a data set should be: C000, and the next good series goes through."""
+    with RawPeer((running.address.host, running.address.port)) as peer:
+        peer.associate()
+        assert peer.store(1, bytes(range(1, 256)) * 20, sop_instance="1.2.3") == 0xC000
+        peer.release()
     send(running, slices[0])
     assert row_of(running, slices[0])["jobs"]
-
-
-# sends bytes that no DICOM library would: the data set of a file as it lies, whatever it holds
-SEND_RAW = """
-import sys
-from io import BytesIO
-from pathlib import Path
-from pydicom.filereader import read_preamble, _read_file_meta_info
-from pydicom.uid import CTImageStorage
-from pynetdicom import AE
-from pynetdicom.dimse_primitives import C_STORE
-
-host, port, path = sys.argv[1:]
-with open(path, "rb") as file:
-    read_preamble(file, False)
-    meta = _read_file_meta_info(file)
-    content = file.read()
-ae = AE()
-ae.add_requested_context(CTImageStorage, meta.TransferSyntaxUID)
-peer = ae.associate(host, int(port), ae_title="DICOM_NODE")
-request = C_STORE()
-request.MessageID = 1
-request.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
-request.AffectedSOPInstanceUID = meta.MediaStorageSOPInstanceUID
-request.DataSet = BytesIO(content)
-request.Priority = 2
-peer.dimse.send_msg(request, peer.accepted_contexts[0].context_id)
-_, answer = peer.dimse.get_msg(block=True)
-print(f"{answer.Status:04X}")
-peer.release()
-"""
