@@ -314,17 +314,23 @@ def opened_accounts(settings: Settings) -> Iterator[Accounts]:
 
 
 @contextmanager
-def opened_overview(settings: Settings) -> Iterator[Overview]:
-    """Questions about a node's state, whether it runs or not.
+def opened_database(settings: Settings) -> Iterator[Engine]:
+    """A node's database, whether the node runs or not.
 
     Raises:
         ConfigurationError: there is no database yet.
     """
-    url = settings.effective_database_url
     if settings.database_url is None and not (settings.data_dir / "node.sqlite").exists():
         raise ConfigurationError(f"data_dir: no node has run on {settings.data_dir} yet")
-    engine = open_database(url)
+    engine = open_database(settings.effective_database_url)
     try:
-        yield Overview(engine)
+        yield engine
     finally:
         engine.dispose()
+
+
+@contextmanager
+def opened_overview(settings: Settings) -> Iterator[Overview]:
+    """Questions about a node's state; errors as `opened_database`."""
+    with opened_database(settings) as engine:
+        yield Overview(engine)

@@ -8,15 +8,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node.app import check
+from dicom_node.app import check, opened_database
 from dicom_node.assemble.explain import Explanation, explain
-from dicom_node.errors import ConfigurationError
 from dicom_node.files import dicom_files
 from dicom_node.read.header import read_header
 from dicom_node.read.part10 import raw_instance
 from dicom_node.records import InstanceFacts, Peer, RawInstance, SeriesKey
 from dicom_node.settings import Settings
-from dicom_node.store.database import Engine, open_database
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
@@ -32,7 +30,7 @@ def opened_operator(settings: Settings, name: str) -> Iterator[Operator]:
     Raises:
         ConfigurationError: there is no database yet.
     """
-    with _opened(settings) as engine:
+    with opened_database(settings) as engine:
         yield Operator(engine, name)
 
 
@@ -43,7 +41,7 @@ def opened_sweeper(settings: Settings) -> Iterator[Sweeper]:
     Raises:
         ConfigurationError: there is no database yet.
     """
-    with _opened(settings) as engine:
+    with opened_database(settings) as engine:
         yield Sweeper(settings, Retention(engine))
 
 
@@ -74,7 +72,7 @@ def _facts(path: Path) -> tuple[SeriesKey, InstanceFacts]:
 
 def results_of(settings: Settings, study_uid: str) -> list[tuple[Path, list[RawInstance]]]:
     """The result files of a study that are still here, each with the images it was made from."""
-    with _opened(settings) as engine:
+    with opened_database(settings) as engine:
         jobs = [job for row in Overview(engine).studies(study_uid) for job in row["jobs"]]
         worklist = Worklist(engine)
         found: dict[Path, list[RawInstance]] = {}
@@ -91,14 +89,3 @@ def results_of(settings: Settings, study_uid: str) -> list[tuple[Path, list[RawI
             paths = (Path(result["path"]) for result in job["results"])
             found |= {path: source for path in paths if path.exists()}
         return list(found.items())
-
-
-@contextmanager
-def _opened(settings: Settings) -> Iterator[Engine]:
-    if settings.database_url is None and not (settings.data_dir / "node.sqlite").exists():
-        raise ConfigurationError(f"data_dir: no node has run on {settings.data_dir} yet")
-    engine = open_database(settings.effective_database_url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()

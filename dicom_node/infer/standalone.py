@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydicom.filereader import read_file_meta_info
-
 from dicom_node import __version__
 from dicom_node.catalogue import ModelDescription
 from dicom_node.compose.context import DEFAULT_KINDS, ComposeContext
@@ -22,11 +20,9 @@ from dicom_node.files import dicom_files
 from dicom_node.infer.answer import Answer, answer, composed
 from dicom_node.infer.engine import LocalEngine
 from dicom_node.read.header import read_header
+from dicom_node.read.part10 import raw_instance
 from dicom_node.records import RawInstance, ResultObject
 from dicom_node.settings import Settings
-
-PREAMBLE_AND_GROUP_LENGTH = 132 + 12
-"""PS3.10 7.1: preamble, prefix, and the element that says how long the file meta group is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +94,6 @@ def series_of(paths: Iterable[Path]) -> dict[str, list[RawInstance]]:
             continue  # a folder may hold anything; only what reads as DICOM counts
         found.setdefault(uid, []).append(instance)
     return found
-
-
-def raw_instance(path: Path) -> RawInstance:
-    """A PS3.10 file as if it had been received: the bytes of its data set.
-
-    Raises:
-        ReadError: its file meta information has no group length, so the data set's begin is not known.
-    """
-    meta = read_file_meta_info(path)
-    if "FileMetaInformationGroupLength" not in meta:
-        raise ReadError(f"{path.name}: no File Meta Information Group Length")
-    begin = PREAMBLE_AND_GROUP_LENGTH + int(meta.FileMetaInformationGroupLength)
-    return RawInstance(
-        data=path.read_bytes()[begin:],
-        transfer_syntax_uid=str(meta.TransferSyntaxUID),
-        sop_class_uid=str(meta.MediaStorageSOPClassUID),
-        sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
-    )
 
 
 def _context(

@@ -4,11 +4,10 @@ What comes in: a file as a scanner's export or a PACS wrote it. What goes out: a
 thing that the spool holds. The data set itself is not looked at.
 """
 
-from io import BytesIO
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 
 from dicom_node.errors import ReadError
 from dicom_node.records import RawInstance
@@ -21,12 +20,11 @@ def raw_instance(path: Path) -> RawInstance:
         ReadError: it is none, or its file meta information lacks what is needed.
     """
     try:
-        content = path.read_bytes()
-        # pydicom stops behind the group whose length the first element tells; the rest is the data set
-        meta = dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=[]).file_meta
+        # the group's first element tells its length; the data set begins behind it
+        meta = read_file_meta_info(path)
         start = 132 + 12 + int(meta.FileMetaInformationGroupLength)
         return RawInstance(
-            data=memoryview(content)[start:],
+            data=memoryview(path.read_bytes())[start:],
             transfer_syntax_uid=str(meta.TransferSyntaxUID),
             sop_class_uid=str(meta.MediaStorageSOPClassUID),
             sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
