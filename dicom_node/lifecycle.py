@@ -85,9 +85,16 @@ MOVES: dict[State, frozenset[State]] = {
         {DeliveryState.SENT, DeliveryState.RETRYING, DeliveryState.DEAD, DeliveryState.WITHDRAWN}
     ),
     DeliveryState.SENT: frozenset(
-        {DeliveryState.CONFIRMED, DeliveryState.RETRYING, DeliveryState.DEAD}
+        {
+            DeliveryState.CONFIRMED,
+            DeliveryState.RETRYING,
+            DeliveryState.DEAD,
+            # an operator's word: it is not to be waited for
+            DeliveryState.PENDING,
+        }
     ),
-    DeliveryState.CONFIRMED: frozenset(),
+    # an operator's word: the destination has lost it
+    DeliveryState.CONFIRMED: frozenset({DeliveryState.PENDING}),
     DeliveryState.DEAD: frozenset({DeliveryState.PENDING, DeliveryState.WITHDRAWN}),
     DeliveryState.WITHDRAWN: frozenset(),
 }

@@ -1,4 +1,4 @@
-"""Orders of an operator: hold, release, complete, cancel, retry, run again, purge. Each is on record."""
+"""Orders of an operator: hold, release, complete, cancel, retry, run again, send again, purge. On record."""
 
 import getpass
 from typing import Annotated, Any
@@ -68,6 +68,22 @@ def rerun(
     if model not in models:
         raise typer.BadParameter(f"{model!r}; known: {', '.join(models) or 'none'}")
     _report(_ordered(config, "rerun", study, model, models[model].digest, why), "jobs queued")
+
+
+@commands.command()
+def resend(
+    study: StudyArgument,
+    destination: Annotated[
+        str | None, typer.Option(help="Only to this destination.", show_default=False)
+    ] = None,
+    why: WhyOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Send the results of a study once more, where a destination has lost them."""
+    known = load_settings(config).destination
+    if destination is not None and destination not in known:
+        raise typer.BadParameter(f"{destination!r}; known: {', '.join(known) or 'none'}")
+    _report(_ordered(config, "resend", study, destination, why), "deliveries sent again")
 
 
 @commands.command()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
 from dicom_node.lifecycle import DeliveryState, JobState
 from dicom_node.store.database import reading
@@ -147,13 +147,24 @@ def _of_deliveries(connection: Connection, since: int, until: int) -> list[tuple
         .join(result, result.c.id == delivery.c.result_id)
         .join(job, job.c.id == result.c.job_id)
         .join(series, series.c.id == job.c.series_id)
-        .where(*_entered("delivery", confirmed, since, until))  # type: ignore[arg-type]
+        .where(*_entered("delivery", confirmed, since, until), ~_sent_again())  # type: ignore[arg-type]
     )
     found = []
     for model, received, ended, at in rows:
         found.append(("deliver", model, _seconds(ended, at)))
         found.append(("last_image_to_pacs", model, _seconds(received, at)))
     return found
+
+
+def _sent_again() -> ColumnElement[bool]:
+    """It was confirmed before: how long an operator waited says nothing about the node."""
+    before = transition.alias()
+    return exists().where(
+        before.c.entity == transition.c.entity,
+        before.c.entity_id == transition.c.entity_id,
+        before.c.new == transition.c.new,
+        before.c.id < transition.c.id,
+    )
 
 
 def _seconds(begin: datetime | None, end: datetime | None) -> float:

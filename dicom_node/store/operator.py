@@ -1,4 +1,5 @@
-"""What an operator may order: hold, release, complete, retry, cancel, rerun, and what waits for a word.
+"""What an operator may order: hold, release, complete, retry, cancel, rerun, resend, and what waits for
+a word.
 
 What comes in: an order and who gave it. What goes out: moved rows, each with the reason on record, and how
 many they were; an order that fits nothing changes nothing and says 0. Owns: an order bends no rule of the
@@ -9,14 +10,17 @@ have UIDs of their own and name what they take the place of.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select, update
 
-from dicom_node.lifecycle import DeliveryState, JobState, SeriesState
+from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.records import NewJob
 from dicom_node.store.assembly import create_job
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.tables import delivery, job, job_input, result, series
+from dicom_node.store.tables import delivery, instance, job, job_input, result, series
 from dicom_node.store.transitions import move
+
+
+ENDED = (JobState.STORED, JobState.FAILED, JobState.POISON)
 
 
 class Operator:
@@ -103,10 +107,49 @@ class Operator:
         """
         told = self._told("run again", why)
         with writing(self._engine) as connection:
-            ended = job.c.state.in_((JobState.STORED, JobState.FAILED, JobState.POISON))
-            rows = _jobs(connection, ended & (job.c.model == model), study_uid)
+            rows = _jobs(connection, job.c.state.in_(ENDED) & (job.c.model == model), study_uid)
             newest = {row.series_id: row for row in rows}
             return sum(_run_again(connection, row, told, digest) for row in newest.values())
+
+    def resend(self, study_uid: str, destination: str | None = None, why: str = "") -> int:
+        """SENT, CONFIRMED or DEAD -> PENDING: send once more what a destination has lost.
+
+        Only what counts: results of the last run on the last revision, while their files are kept. They are
+        the same objects, so a destination that has them keeps the ones it has.
+
+        Args:
+            study_uid: the study.
+            destination: only to this one.
+            why: for the record.
+
+        Returns:
+            How many deliveries.
+        """
+        told = self._told("sent again", why)
+        with writing(self._engine) as connection:
+            # who purges takes the same rows first, and deletes the files of what it purged
+            kept = [row.id for row in _series(connection, study_uid, (SeriesState.QUEUED,))]
+            last = (
+                select(func.max(job.c.id))
+                .where(job.c.series_id.in_(kept), job.c.state.in_(ENDED))
+                .group_by(job.c.series_id, job.c.model)
+            )
+            ended = (DeliveryState.SENT, DeliveryState.CONFIRMED, DeliveryState.DEAD)
+            rows = connection.execute(
+                select(delivery.c.id, delivery.c.state)
+                .join(result, result.c.id == delivery.c.result_id)
+                .join(job, job.c.id == result.c.job_id)
+                .join(series, series.c.id == job.c.series_id)
+                .where(
+                    job.c.id.in_(last),
+                    delivery.c.state.in_(ended),
+                    _not_purged(),
+                    *([] if destination is None else [delivery.c.destination == destination]),
+                )
+                .order_by(delivery.c.id)
+                .with_for_update(of=delivery)
+            ).all()
+            return sum(_send_again(connection, row.id, row.state, told) for row in rows)
 
     def dead(self) -> list[dict[str, Any]]:
         """Every delivery that was given up, with what it is and why, oldest first."""
@@ -241,21 +284,24 @@ def _revive(connection: Connection, told: str, *conditions: ColumnElement[bool])
         )
         .with_for_update(of=delivery)
     )
-    revived = 0
-    for row_id in rows.scalars().all():
-        # not 0 where it was tried: it may have arrived, and a later result must name it
-        connection.execute(
-            update(delivery)
-            .where(delivery.c.id == row_id, delivery.c.attempts > 1)
-            .values(attempts=1)
-        )
-        revived += move(
-            connection,
-            delivery,
-            row_id,
-            DeliveryState.DEAD,
-            DeliveryState.PENDING,
-            told,
-            due_at=utc_now(),
-        )
-    return revived
+    return sum(
+        _send_again(connection, row_id, DeliveryState.DEAD, told) for row_id in rows.scalars().all()
+    )
+
+
+def _send_again(connection: Connection, row_id: int, old: DeliveryState, told: str) -> bool:
+    # not 0 where it was tried: it may have arrived, and a later result must name it
+    connection.execute(
+        update(delivery).where(delivery.c.id == row_id, delivery.c.attempts > 1).values(attempts=1)
+    )
+    pending = DeliveryState.PENDING
+    return move(connection, delivery, row_id, old, pending, told, due_at=utc_now())
+
+
+def _not_purged() -> ColumnElement[bool]:
+    """Of the series' images one is kept, and so are the files of its results."""
+    return exists().where(
+        instance.c.study_uid == series.c.study_uid,
+        instance.c.series_uid == series.c.series_uid,
+        instance.c.state == InstanceState.RECEIVED,
+    )

@@ -189,6 +189,10 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             getattr(operator, order)("1.2.3")
 
+    @rule(destination=st.sampled_from(["p", "q", None]))
+    def resend(self, destination: str | None) -> None:
+        Operator(self.engine).resend("1.2.3", destination)
+
     @rule(model=st.sampled_from("mn"))
     def rerun(self, model: str) -> None:
         Operator(self.engine).rerun("1.2.3", model)

@@ -1,21 +1,24 @@
 """Orders of an operator: what they move, and what they may not."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select
 
 from dicom_node.lifecycle import MAX_WORKER_DEATHS, DeliveryState, JobState, SeriesState
-from dicom_node.records import Outcome
+from dicom_node.records import Outcome, ResultObject
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.database import reading
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
+from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
+from dicom_node.store.retention import Retention
 from dicom_node.store.tables import delivery, job, series
-from tests.builders.store import new_job, queued_series, received, result_file, send
+from tests.builders.store import BEGINNING, new_job, queued_series, received, result_file, send
 
 STUDY = "1.2.3"
 
@@ -177,3 +180,76 @@ def test_dead_letters_are_listed_and_revived(
     assert states(engine, delivery) == [DeliveryState.DEAD, DeliveryState.PENDING]
     assert operator.retry(STUDY) == {"jobs": 0, "deliveries": 1}
     assert operator.dead() == []
+
+
+def delivered(
+    queue: JobQueue, outbox: Outbox, folder: Path, destinations: str = "p"
+) -> ResultObject:
+    """The next job's only result, delivered and confirmed everywhere."""
+    got = queue.claim("w")
+    assert got is not None
+    made = result_file(folder)
+    queue.finish(got.lease, Outcome.SUCCEEDED, "", {name: [made] for name in destinations})
+    for name in destinations:
+        begun = outbox.begin(outbox.due(name, 600)[0])
+        assert begun is not None
+        outbox.accepted(begun, "0000")
+    return made
+
+
+def test_what_a_destination_lost_is_sent_again(
+    engine: Engine,
+    intake: Intake,
+    assembly: Assembly,
+    queue: JobQueue,
+    outbox: Outbox,
+    operator: Operator,
+    tmp_path: Path,
+) -> None:
+    queued_series(intake, assembly)
+    made = delivered(queue, outbox, tmp_path, "pq")
+    before = Metering(engine).cursor()
+    assert operator.resend("9.9") == 0
+    assert operator.resend(STUDY, "q", "disk crash") == 1
+    assert operator.resend(STUDY, "q") == 0  # it is on its way
+    assert outbox.due("p", 600) == []
+    (due,) = outbox.due("q", 600)
+    assert (due.sop_instance_uid, due.attempts) == (made.sop_instance_uid, 1)
+    begun = outbox.begin(due)
+    assert begun is not None
+    outbox.sent(begun, "0000")
+    assert operator.resend(STUDY) == 2
+    assert states(engine, delivery) == [DeliveryState.PENDING] * 2
+    for name in "pq":
+        outbox.accepted(outbox.due(name, 600)[0], "0000")
+    told = [move["reason"] for move in Overview(engine).story(STUDY)]
+    assert "sent again by mia: disk crash" in told
+    # how long an operator waited is no time that the node took
+    assert Metering(engine).news(before).durations == []
+
+
+def test_only_what_counts_and_is_kept_is_sent_again(
+    engine: Engine,
+    intake: Intake,
+    assembly: Assembly,
+    queue: JobQueue,
+    outbox: Outbox,
+    operator: Operator,
+    tmp_path: Path,
+) -> None:
+    queued_series(intake, assembly)
+    delivered(queue, outbox, tmp_path)
+    assert operator.rerun(STUDY, "m") == 1
+    assert operator.resend(STUDY) == 1  # the further run has made nothing yet
+    outbox.accepted(outbox.due("p", 600)[0], "0000")
+    second = delivered(queue, outbox, tmp_path)
+    assert operator.resend(STUDY) == 1
+    (due,) = outbox.due("p", 600)
+    assert due.sop_instance_uid == second.sop_instance_uid
+    outbox.accepted(due, "0000")
+    retention = Retention(engine)
+    (one,) = retention.purgeable(BEGINNING + timedelta(days=1))
+    assert retention.purge(one.key, "old") == 3
+    assert operator.resend(STUDY) == 0
+    send(intake, "late", [received("late", number=9)])
+    assert operator.resend(STUDY) == 0

@@ -35,7 +35,19 @@ def test_help_names_every_command(tmp_path: Path) -> None:
             "release",
             "complete",
         ),
-        *("cancel", "retry", "rerun", "dead", "purge", "show", "models", "route", "spool", "users"),
+        *(
+            "cancel",
+            "retry",
+            "rerun",
+            "resend",
+            "dead",
+            "purge",
+            "show",
+            "models",
+            "route",
+            "spool",
+            "users",
+        ),
     ):
         assert command in shown.stdout
 

@@ -44,9 +44,8 @@ def test_only_the_moves_of_the_table_pass(old: SeriesState) -> None:
                 check_move(old, new)
 
 
-def test_what_reached_a_destination_or_is_finished_does_not_move_again() -> None:
+def test_what_is_finished_does_not_move_again() -> None:
     ends = (
-        DeliveryState.CONFIRMED,
         DeliveryState.WITHDRAWN,
         JobState.STORED,
         JobState.FAILED,
