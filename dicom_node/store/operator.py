@@ -19,7 +19,6 @@ from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.tables import delivery, instance, job, job_input, result, series
 from dicom_node.store.transitions import move
 
-
 ENDED = (JobState.STORED, JobState.FAILED, JobState.POISON)
 
 
