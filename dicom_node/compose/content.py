@@ -92,6 +92,12 @@ def image(
     return e.sequence(0x00081199, referenced) + _start(relationship, "IMAGE", concept)
 
 
+def composite(relationship: Relationship, referred: SourceFrame) -> bytes:
+    """A COMPOSITE without a name: an object that is no image."""
+    item = e.reference(referred.sop_class_uid, referred.sop_instance_uid)
+    return e.sequence(0x00081199, item) + _start(relationship, "COMPOSITE", None)
+
+
 def polyline(concept: Code, points: Sequence[tuple[float, float]], frame: SourceFrame) -> bytes:
     """A closed SCOORD contour.
 

@@ -15,6 +15,7 @@ from dicom_node.compose.denoised import denoised_series
 from dicom_node.compose.findings import find
 from dicom_node.compose.grid import instances
 from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures
+from dicom_node.compose.key_objects import rejection_note, result_set, superseded
 from dicom_node.compose.outlines import outline_captures
 from dicom_node.compose.seg import segmentation_object
 from dicom_node.compose.sr import classification_report, outcome_report, segmentation_report
@@ -33,7 +34,7 @@ Composer = Callable[[ComposeContext, Any, Any], list[DicomFile]]
 
 
 def compose(ctx: ComposeContext, image: Image, prediction: Prediction) -> list[DicomFile]:
-    """Every wanted object of a prediction; the report comes last, since it refers to the others.
+    """Every wanted object of a prediction; the report comes after those that it refers to.
 
     Args:
         image: what was predicted on; the prediction lies on its grid.
@@ -44,7 +45,8 @@ def compose(ctx: ComposeContext, image: Image, prediction: Prediction) -> list[D
     composer = COMPOSERS.get(type(prediction))
     if composer is None:
         raise ComposeError(f"no composer for a {type(prediction).__name__}")
-    return composer(ctx, image, prediction)
+    header = image.headers[0] if isinstance(image, Volume) else image.header
+    return _with_selections(ctx, header, composer(ctx, image, prediction))
 
 
 def compose_report_only(
@@ -57,10 +59,19 @@ def compose_report_only(
     """
     if not headers:
         raise ComposeError("a report needs the header of at least one source instance")
-    if "sr" not in ctx.kinds:
-        return []
     sources = [(str(one.SOPClassUID), str(one.SOPInstanceUID)) for one in headers]
-    return [outcome_report(ctx, headers[0], sources, outcome, reason)]
+    wanted = "sr" in ctx.kinds
+    made = [outcome_report(ctx, headers[0], sources, outcome, reason)] if wanted else []
+    return _with_selections(ctx, headers[0], made)
+
+
+def _with_selections(
+    ctx: ComposeContext, header: Dataset, made: list[DicomFile]
+) -> list[DicomFile]:
+    """The files, the list of them, and the note that withdraws what they take the place of."""
+    listed = [result_set(ctx, header, made)] if made and "key_objects" in ctx.kinds else []
+    earlier = superseded(ctx, made + listed) if "rejection" in ctx.kinds else []
+    return made + listed + ([rejection_note(ctx, header, earlier)] if earlier else [])
 
 
 def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -> list[DicomFile]:

@@ -27,10 +27,11 @@ from dicom_node.compose.content import (
 )
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.contour import outline
+from dicom_node.compose.document import BySeries, document, evidence, language, observer
 from dicom_node.compose.encoding import sequence
-from dicom_node.compose.equipment import MANUFACTURER, Output, common
+from dicom_node.compose.equipment import Output
 from dicom_node.compose.findings import Finding, Findings
-from dicom_node.compose.grid import instances, reference
+from dicom_node.compose.grid import instances
 from dicom_node.compose.part10 import dicom_file
 from dicom_node.compose.uids import derived_uid
 from dicom_node.records import Classification, Image, Outcome, SourceFrame, Volume
@@ -98,12 +99,12 @@ def segmentation_report(
         code_item("CONTAINS", SUMMARY, _WITH_FINDINGS if found else _WITHOUT_FINDINGS),
         *_comments(ctx, [*_in_words(header, findings), *absent, *notes]),
     ]
-    evidence = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
+    made = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
     sources = (str(header.SeriesInstanceUID), instances(volume.frames))
     contours = bool(groups) and _square_pixels(volume)
     # it refers to another object than the report that goes with a BINARY one
     output = LABELMAP_OUTPUT if seg is not None and ctx.segmentation == "labelmap" else OUTPUT
-    return _report(ctx, header, groups, evaluations, [sources, *evidence], contours, output)
+    return _report(ctx, header, groups, evaluations, [sources, *made], contours, output)
 
 
 def _in_words(header: Dataset, findings: Findings) -> list[str]:
@@ -225,28 +226,20 @@ def _report(
     header: Dataset,
     groups: Sequence[bytes],
     evaluations: Sequence[bytes],
-    evidence: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+    referred: BySeries,
     contours: bool = False,
     output: Output = OUTPUT,
 ) -> DicomFile:
-    made = common(ctx, header, output)
-    for keyword in ("BodyPartExamined", "Laterality"):  # of images only, not of documents
-        made.pop(keyword, None)
-    made.ReferencedPerformedProcedureStepSequence = []
+    made = document(ctx, header, output, referred)
     made.PerformedProcedureCodeSequence = []
     made.CompletionFlag = "COMPLETE"
     made.VerificationFlag = "UNVERIFIED"
     made.PreliminaryFlag = "PRELIMINARY"
-    made.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, evidence)]
     if earlier := _predecessors(ctx):
-        made.PredecessorDocumentsSequence = [_evidence(header, earlier)]
+        made.PredecessorDocumentsSequence = [evidence(header, earlier)]
     children = [
-        code_item(
-            "HAS CONCEPT MOD",
-            ("121049", "DCM", "Language of Content Item and Descendants"),
-            ("en-US", "RFC5646", "English (United States)"),
-        ),
-        *_observer(ctx),
+        language(),
+        *observer(ctx),
         code_item(
             "HAS CONCEPT MOD",
             ("121058", "DCM", "Procedure reported"),
@@ -270,39 +263,6 @@ def _predecessors(ctx: ComposeContext) -> list[tuple[str, list[tuple[str, str]]]
             reference_to = (one.sop_class_uid, one.sop_instance_uid)
             by_series.setdefault(one.series_uid, []).append(reference_to)
     return list(by_series.items())
-
-
-def _evidence(header: Dataset, series: Sequence[tuple[str, Sequence[tuple[str, str]]]]) -> Dataset:
-    study = Dataset()
-    study.StudyInstanceUID = header.StudyInstanceUID
-    study.ReferencedSeriesSequence = []
-    for series_uid, of_series in series:
-        item = Dataset()
-        item.SeriesInstanceUID = series_uid
-        item.ReferencedSOPSequence = [reference(SourceFrame(*one)) for one in of_series]
-        study.ReferencedSeriesSequence.append(item)
-    return study
-
-
-def _observer(ctx: ComposeContext) -> list[bytes]:
-    """Device observer (TID 1002, TID 1004)."""
-    device = derived_uid("device", ctx.device_serial)
-    return [
-        code_item(
-            "HAS OBS CONTEXT", ("121005", "DCM", "Observer Type"), ("121007", "DCM", "Device")
-        ),
-        uid("HAS OBS CONTEXT", ("121012", "DCM", "Device Observer UID"), device),
-        text(
-            "HAS OBS CONTEXT",
-            ("121013", "DCM", "Device Observer Name"),
-            f"ai-node {ctx.model.name}",
-        ),
-        text("HAS OBS CONTEXT", ("121014", "DCM", "Device Observer Manufacturer"), MANUFACTURER),
-        text("HAS OBS CONTEXT", ("121015", "DCM", "Device Observer Model Name"), ctx.model.name),
-        text(
-            "HAS OBS CONTEXT", ("121016", "DCM", "Device Observer Serial Number"), ctx.device_serial
-        ),
-    ]
 
 
 def _group_head(ctx: ComposeContext, finding: Finding) -> list[bytes]:

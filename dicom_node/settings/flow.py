@@ -57,7 +57,9 @@ class DeliverSettings(Section):
     poll_seconds: Seconds = Field(0.25, description="How often due deliveries are looked for.")
 
 
-ResultKind = Literal["seg", "sr", "denoised", "heatmap", "secondary_capture"]
+ResultKind = Literal[
+    "seg", "sr", "denoised", "heatmap", "secondary_capture", "key_objects", "rejection"
+]
 
 
 class DestinationSettings(Section):
@@ -67,7 +69,9 @@ class DestinationSettings(Section):
     host: str = Field(description="Its host.")
     port: Port = Field(description="Its DICOM port.")
     objects: tuple[ResultKind, ...] = Field(
-        ("seg", "sr", "denoised", "heatmap"), description="Which kinds of result it is sent."
+        ("seg", "sr", "denoised", "heatmap"),
+        description="Which kinds of result it is sent. key_objects lists the result set (IHE AI "
+        "Results); rejection withdraws what a later answer takes the place of (IHE IOCM).",
     )
     segmentation: Literal["binary", "labelmap"] = Field(
         "binary", description="How a segmentation is encoded."

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from dicom_node.compose.context import ALL_KINDS
 from dicom_node.compose.part10 import write
 from dicom_node.compose.registry import compose, compose_report_only
 from dicom_node.read.volume import read_image
 from dicom_node.records import (
     Classification,
     Denoised,
+    EarlierResult,
     Outcome,
     RawInstance,
     ResultObject,
@@ -27,6 +29,7 @@ from tests.builders import images, models
 from tests.conftest import program
 
 SHAPE = (6, 20, 24)
+LABELLED = Segmentation(images.labels(SHAPE))
 
 
 def run(*command: str | Path) -> str:
@@ -111,6 +114,30 @@ def test_dciodvfy_finds_no_error_in_images(name: str, tmp_path: Path) -> None:
 def test_dciodvfy_finds_no_error(made: tuple[Volume, list[ResultObject]]) -> None:
     assert {result.kind: errors(result.path) for result in made[1]} == {"seg": [], "sr": []}
     assert [errors(result.path) for result in made[1]] == [[]] * len(made[1])
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.peer("dcmtk")
+@pytest.mark.parametrize("name", ["oblique", "mr"])
+def test_key_objects_are_read_and_without_error(name: str, tmp_path: Path) -> None:
+    source = read_image(SOURCES[name]())
+    assert isinstance(source, Volume)
+    model = models.model(tmp_path)
+    before = compose(models.context(model, job_key="before"), source, LABELLED)
+    earlier = tuple(
+        EarlierResult(f.kind, f.sop_class_uid, f.sop_instance_uid, f.series_uid, f.study_uid)
+        for f in before
+    )
+    ctx = models.context(model, kinds=ALL_KINDS, supersedes=earlier)
+    results = write(compose(ctx, source, LABELLED), tmp_path / "results")
+    for kind, title in (("key_objects", "Of Interest"), ("rejection", "Rejected for Quality")):
+        (one,) = [result for result in results if result.kind == kind]
+        assert errors(one.path) == []
+        text = run(str(program("dsrdump")), one.path)
+        assert title in text
+        assert "Not for clinical use." in text
+        for listed in earlier if kind == "rejection" else results[:2]:
+            assert listed.sop_instance_uid in run(str(program("dcmdump")), one.path)
 
 
 @pytest.mark.peer("dcmqi")
