@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 from dicom_node.app import Role, check, worker_died
+from dicom_node.doctor import Verdict, examine_quickly
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, prepare
@@ -81,6 +83,23 @@ def running_node(data_dir: Path) -> RunningNode | None:
             return None  # it has just begun to start, or has just ended
 
 
+def ports_of(node: RunningNode | None) -> set[int]:
+    """The ports that a node that runs holds."""
+    if node is None:
+        return set()
+    page = urlsplit(node.page).port if node.page else None
+    return {node.port} | ({page} if page else set())
+
+
+def tell_findings(settings: Settings) -> None:
+    """Log what the quick checks have to say against this machine; nothing keeps the node from starting."""
+    for one in examine_quickly(settings):
+        if one.verdict is Verdict.FAILED:
+            log.error("start-up check failed", check=one.id, found=one.told, hint=one.hint)
+        elif one.verdict is Verdict.WARNING:
+            log.warning("start-up check warns", check=one.id, found=one.told, hint=one.hint)
+
+
 def serve(settings: Settings, config: Path | None) -> None:
     """Run a whole node until SIGTERM or SIGINT.
 
@@ -110,6 +129,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         children += [_Child(role, 0, metrics) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
         if page_listener:
             children.append(_Child(Role.WEB, 0, metrics, page_listener))
+        tell_findings(settings)
         log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):

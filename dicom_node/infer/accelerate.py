@@ -83,6 +83,14 @@ def kept(bundle: LoadedBundle, cache: Path) -> tuple[bool, Network | None]:
         return False, None
 
 
+def was_refused(bundle: LoadedBundle, cache: Path) -> bool:
+    """Whether a compiled network was made of this model and gave something else than torch."""
+    shape = _window(bundle)
+    if shape is None or not is_available():
+        return False
+    return _file(bundle, shape, cache).with_suffix(".refused").exists()
+
+
 def _file(bundle: LoadedBundle, shape: tuple[int, ...], cache: Path) -> Path:
     """Named by everything that the compiled network depends on."""
     import openvino

@@ -22,7 +22,8 @@ import torch
 
 from dicom_node.catalogue import SIDECAR, ModelDescription, bundle_files, describe
 from dicom_node.errors import BundleRefused
-from dicom_node.infer.bundle import METADATA, load_bundle, parse
+from dicom_node.infer.accelerate import kept, was_refused
+from dicom_node.infer.bundle import METADATA, LoadedBundle, load_bundle, parse
 
 MANIFEST = "SHA256SUMS"
 PARTS = ("configs", "models", "docs", "scripts")
@@ -39,6 +40,7 @@ class Verified:
         changed: files that differ from the manifest, or are missing from either; empty without a manifest.
         parameters: numbers in the network.
         load_seconds: from the files to a network that is ready.
+        compiled: whether a compiled network passed the comparison with torch; None: there is none.
     """
 
     digest: str
@@ -46,14 +48,18 @@ class Verified:
     changed: tuple[str, ...]
     parameters: int
     load_seconds: float
+    compiled: bool | None = None
 
 
-def verify(description: ModelDescription, *, trusted: bool = False) -> Verified:
+def verify(
+    description: ModelDescription, *, trusted: bool = False, compiled_dir: Path | None = None
+) -> Verified:
     """Load a model as the worker would, and compare its files with its manifest.
 
     Args:
         description: the model.
         trusted: its own Python code may run, as `infer.trusted_bundles` says.
+        compiled_dir: where the worker keeps compiled networks.
 
     Raises:
         BundleRefused: the worker would refuse it too; the message names file, key and reason.
@@ -70,7 +76,16 @@ def verify(description: ModelDescription, *, trusted: bool = False) -> Verified:
         changed=tuple(sorted(name for name in names if files.get(name) != listed.get(name))),
         parameters=sum(parameter.numel() for parameter in bundle.network.parameters()),
         load_seconds=seconds,
+        compiled=_compiled(bundle, compiled_dir),
     )
+
+
+def _compiled(bundle: LoadedBundle, kept_in: Path | None) -> bool | None:
+    if kept_in is None:
+        return None
+    if was_refused(bundle, kept_in):
+        return False
+    return True if kept(bundle, kept_in)[1] is not None else None
 
 
 def add(

@@ -28,6 +28,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
             "demo",
             "status",
             "config",
+            "doctor",
             "send",
             "echo",
             "certs",
