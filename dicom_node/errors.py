@@ -60,6 +60,12 @@ class SpoolFailed(OutOfResources):
     """A write or a sync of the spool failed; intake stops until the process starts anew."""
 
 
+class DatabaseAway(OutOfResources):
+    """The database cannot be reached, or gave up a transaction that may be tried again."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
 class DataSetMismatch(NodeError):
     """The command and the data set disagree on SOP class or SOP instance."""
 

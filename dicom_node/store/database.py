@@ -17,13 +17,24 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, event, make_url
 from sqlalchemy import Engine as Engine
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.pool import QueuePool
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, DatabaseAway
 from dicom_node.store.dialect import one_upgrade_at_a_time
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
+POSTGRESQL_PATIENCE = {
+    "connect_timeout": 5,
+    # a host that vanishes answers nothing: without these a statement would wait for it for hours
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "application_name": "dicom-node",
+}
 
 
 def utc_now() -> datetime:
@@ -45,11 +56,20 @@ def open_database(url: str) -> Engine:
 
 def connect(url: str) -> Engine:
     """An engine without touching the schema."""
-    backend = make_url(url).get_backend_name()
-    if backend == "sqlite":
-        return _sqlite(url)
-    if backend == "postgresql":
-        return create_engine(url, pool_pre_ping=True)
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+        if backend == "sqlite":
+            return _sqlite(url)
+        if backend == "postgresql":
+            driven = parsed.set(drivername="postgresql+psycopg")
+            return create_engine(driven, pool_pre_ping=True, connect_args=POSTGRESQL_PATIENCE)
+    except ArgumentError as error:
+        raise ConfigurationError("database_url: it is no URL of a database") from error
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"database_url: {error.name} is not installed; pip install 'dicom-node[postgresql]'"
+        ) from error
     raise ConfigurationError(f"database_url: {backend!r} is not supported (sqlite or postgresql)")
 
 
@@ -77,16 +97,37 @@ def _sqlite(url: str) -> Engine:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes: it commits at the end of the block, or leaves nothing behind."""
-    with engine.connect().execution_options(writes=True) as connection, connection.begin():
-        yield connection
+    """A transaction that writes: it commits at the end of the block, or leaves nothing behind.
+
+    Raises:
+        DatabaseAway: PostgreSQL cannot be reached, or gave the transaction up. Where it was lost while it
+            committed nobody knows whether it did: what is tried again must bear being done twice.
+    """
+    with _told(engine), engine.connect().execution_options(writes=True) as connection:
+        with connection.begin():
+            yield connection
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A transaction that reads one consistent state."""
-    with engine.connect() as connection, connection.begin():
+    """A transaction that reads one consistent state; errors as in `writing`."""
+    with _told(engine), engine.connect() as connection, connection.begin():
         yield connection
+
+
+@contextmanager
+def _told(engine: Engine) -> Iterator[None]:
+    """Errors of a server that is away, restarts or resolves a deadlock, under our own name."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, NoConnectionFree) as error:
+        if engine.dialect.name != "postgresql":
+            raise
+        cause = getattr(error, "orig", None) or error
+        state = getattr(cause, "sqlstate", None)
+        raise DatabaseAway(
+            f"the database is away ({type(cause).__name__}{f', {state}' if state else ''})"
+        ) from error
 
 
 def upgrade(engine: Engine) -> None:

@@ -28,6 +28,17 @@ def _advisory_lock(connection: Connection, number: int) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(0x0D1C0300 + number)))
 
 
+def channel(name: str) -> str:
+    """The NOTIFY channel of a kind of work."""
+    return f"dicom_node_{name}"
+
+
+def ring(connection: Connection, name: str) -> None:
+    """Wake who waits for this kind of work, when the transaction commits; nothing on SQLite."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_notify(channel(name), "")))
+
+
 def batched(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
     """Slices of a list that is to stand in an `IN (...)`: older SQLite binds 999 values at most."""
     for start in range(0, len(values), size):

@@ -8,9 +8,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, insert, literal, select, update
 
-from dicom_node.lifecycle import State, check_move
+from dicom_node.lifecycle import DeliveryState, JobState, State, check_move
 from dicom_node.store.database import utc_now
+from dicom_node.store.dialect import ring
 from dicom_node.store.tables import transition
+
+WORK: dict[State, str] = {JobState.QUEUED: "job", DeliveryState.PENDING: "delivery"}
+"""States in which a row waits for somebody, who is woken."""
 
 
 def began(connection: Connection, table: Table, row_id: int, state: State, reason: str) -> None:
@@ -86,3 +90,5 @@ def _record(
             at=utc_now(),
         )
     )
+    if new in WORK:
+        ring(connection, WORK[new])
