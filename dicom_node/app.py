@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from dicom_node.assemble.loop import Assembler
 from dicom_node.assemble.route import mismatch
 from dicom_node.catalogue import ModelDescription, catalogue
-from dicom_node.errors import ConfigurationError, PeerUnreachable
+from dicom_node.errors import ConfigurationError, DatabaseAway, PeerUnreachable
+from dicom_node.observe.logging import get_logger
 from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.audit import AuditOutbox
+from dicom_node.store.bell import Bell
 from dicom_node.store.canary import CanaryLog
 from dicom_node.store.database import Engine, open_database, utc_now
 from dicom_node.store.deliveries import Outbox
@@ -35,6 +37,7 @@ from dicom_node.store.jobs import JobQueue
 from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
+from dicom_node.store.patience import patient, patiently
 from dicom_node.store.retention import Retention
 from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.audit import AuditCourier, sink_of
@@ -45,9 +48,15 @@ from dicom_node.web.listen import bind, check_web
 if TYPE_CHECKING:
     from dicom_node.web.parts import Parts, RouteVerdict
 
+log = get_logger(__name__)
+
 LEASE_SWEEP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
 COUNTS_SECONDS = 1.0
+WORKER_LOOKS_SECONDS = 2.0
+"""How often a worker looks for jobs by itself while it can be woken."""
+COURIER_LOOKS_SECONDS = 0.5
+"""As above; retries fall due without a bell."""
 
 
 class Role(Enum):
@@ -87,20 +96,17 @@ def run_role(
     """Run one role until `stop` is set."""
     for folder in (settings.spool_dir, settings.results_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    engine = open_database(settings.effective_database_url)
     try:
-        if role is Role.RECEIVE:
-            _receive(settings, engine, stop, listen_socket)
-        elif role is Role.ASSEMBLE:
-            _assemble(settings, engine, stop)
-        elif role is Role.INFER:
-            _infer(settings, engine, stop)
-        elif role is Role.DELIVER:
-            _deliver(settings, engine, stop)
-        elif role is Role.WEB:
-            _web(settings, engine, stop, listen_socket)
-    finally:
-        engine.dispose()
+        engine = patiently(lambda: open_database(settings.effective_database_url), stop)
+        try:
+            _PARTS[role](settings, engine, stop, listen_socket)
+        finally:
+            engine.dispose()
+    except DatabaseAway as error:
+        # what was not written down yet is found again at the next start
+        if not stop.is_set():
+            raise
+        log.warning("stopped while the database was away", reason=str(error))
 
 
 def _receive(
@@ -117,17 +123,23 @@ def _receive(
     receiver.stop()
 
 
-def _assemble(settings: Settings, engine: Engine, stop: threading.Event) -> None:
-    assembler = Assembler(settings, check(settings), Assembly(engine))
-    leases = LeaseWatch(JobQueue(engine), settings.infer.lease_seconds)
-    audit = AuditCourier(AuditOutbox(engine), sink_of(settings.audit, settings.data_dir))
-    sweeper = Sweeper(settings, Retention(engine))
-    with timers(
-        (leases.sweep, LEASE_SWEEP_SECONDS),
-        (sweeper.sweep, settings.retention.sweep_seconds),
-        (audit.send, AUDIT_SECONDS),
+def _assemble(
+    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
+) -> None:
+    models = check(settings)
+    leases = LeaseWatch(patient(JobQueue(engine), stop), settings.infer.lease_seconds)
+    outbox = patient(AuditOutbox(engine), stop)
+    audit = AuditCourier(outbox, sink_of(settings.audit, settings.data_dir))
+    sweeper = Sweeper(settings, patient(Retention(engine), stop))
+    with (
+        Bell(engine, "series", settings.assemble.poll_seconds) as bell,
+        timers(
+            (leases.sweep, LEASE_SWEEP_SECONDS),
+            (sweeper.sweep, settings.retention.sweep_seconds),
+            (audit.send, AUDIT_SECONDS),
+        ),
     ):
-        assembler.run(stop)
+        Assembler(settings, models, patient(Assembly(engine), stop), pause=bell.pause).run(stop)
 
 
 @contextmanager
@@ -151,39 +163,50 @@ def timers(*jobs: tuple[Callable[[], None], float]) -> Iterator[None]:
         scheduler.shutdown()
 
 
-def _infer(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def _infer(
+    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
+) -> None:
     from dicom_node.infer.worker import Worker
 
     owner = worker_name(os.getpid())
-    Worker(settings, check(settings), JobQueue(engine), owner=owner).run(stop)
+    queue = patient(JobQueue(engine), stop)
+    with Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell:
+        Worker(settings, check(settings), queue, owner=owner, pause=bell.pause).run(stop)
 
 
 def worker_died(settings: Settings, pid: int, code: int) -> None:
     """Give what a dead inference worker held to the next one, or call it POISON after too many deaths."""
-    engine = open_database(settings.effective_database_url)
+    reason = f"worker {worker_name(pid)} died ({_signal_name(code)})"
     try:
-        reason = f"worker {worker_name(pid)} died ({_signal_name(code)})"
-        take_back_from(JobQueue(engine), worker_name(pid), reason)
-    finally:
-        engine.dispose()
+        with opened_database(settings) as engine:
+            take_back_from(JobQueue(engine), worker_name(pid), reason)
+    except DatabaseAway as error:
+        # its lease runs out
+        log.warning("dead worker not told of", reason=str(error))
 
 
 def _signal_name(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _deliver(settings: Settings, engine: Engine, stop: threading.Event) -> None:
+def _deliver(
+    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
+) -> None:
     from dicom_node.deliver.census import Census
     from dicom_node.deliver.loop import Courier, listening_for_reports
 
-    outbox = Outbox(engine)
+    outbox = patient(Outbox(engine), stop)
     outbox.abandon_unknown(settings.destination)
-    couriers = [
-        Courier(name, destination, settings, outbox, random.Random())
-        for name, destination in settings.destination.items()
-    ]
-    census = Census(settings, Assembly(engine))
-    with listening_for_reports(settings, outbox), _canary(settings, engine, stop):
+    census = Census(settings, patient(Assembly(engine), stop))
+    with ExitStack() as opened:
+        couriers = []
+        for name, destination in settings.destination.items():
+            bell = opened.enter_context(Bell(engine, "delivery", COURIER_LOOKS_SECONDS))
+            couriers.append(
+                Courier(name, destination, settings, outbox, random.Random(), bell.pause)
+            )
+        opened.enter_context(listening_for_reports(settings, outbox))
+        opened.enter_context(_canary(settings, engine, stop))
         _run_together([*(courier.run for courier in couriers), census.run], stop)
 
 
@@ -226,6 +249,15 @@ def _web(
     listener = listen_socket or bind(settings.web)
     with listener:
         serve_page(page_parts(settings, engine), settings, listener, stop)
+
+
+_PARTS: dict[Role, Callable[[Settings, Engine, threading.Event, socket.socket | None], None]] = {
+    Role.RECEIVE: _receive,
+    Role.ASSEMBLE: _assemble,
+    Role.INFER: _infer,
+    Role.DELIVER: _deliver,
+    Role.WEB: _web,
+}
 
 
 def page_parts(settings: Settings, engine: Engine) -> "Parts":

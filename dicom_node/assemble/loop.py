@@ -35,17 +35,19 @@ class Assembler:
         models: Mapping[str, ModelDescription],
         assembly: Assembly,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._settings = settings
         self._models = models
         self._assembly = assembly
         self._clock = clock
+        self._pause = pause
         self._seen: dict[int, tuple[int, float, float]] = {}
         """Revision -> instances, since when there are so many, when its instances were last looked at."""
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until told to stop."""
-        while not stop.wait(self._settings.assemble.poll_seconds):
+        while not self._pause(stop, self._settings.assemble.poll_seconds):
             self.sweep()
 
     def sweep(self) -> None:

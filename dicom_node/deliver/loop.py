@@ -39,11 +39,13 @@ class Courier:
         settings: Settings,
         outbox: Outbox,
         rng: random.Random | None = None,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._name = name
         self._settings = settings.deliver
         self._outbox = outbox
         self._rng = rng or random.Random()
+        self._pause = pause
         self._answer_confirms = destination.confirm == "response"
         self._way = way_to(destination, settings)
         self._confirmer = Confirmer(
@@ -52,7 +54,7 @@ class Courier:
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
-        while not stop.wait(self._settings.poll_seconds):
+        while not self._pause(stop, self._settings.poll_seconds):
             self.deliver_due(stop.is_set)
             self._confirmer.ask()
 

@@ -56,11 +56,21 @@ class Worker:
         queue: JobQueue,
         *,
         owner: str,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
+        """
+        Args:
+            settings: the node's configuration.
+            models: the catalogue.
+            queue: where jobs come from.
+            owner: how leases are signed.
+            pause: waits for `stop`, for so many seconds or for work, whichever comes first.
+        """
         self._settings = settings
         self._models = models
         self._queue = queue
         self._owner = owner
+        self._pause = pause
         self._engine = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
 
     def run(self, stop: threading.Event) -> None:
@@ -73,7 +83,7 @@ class Worker:
                 self.work(job)
                 busy_at = time.monotonic()
             elif time.monotonic() - busy_at < QUIET_SECONDS or not self._engine.accelerate():
-                stop.wait(POLL_SECONDS)
+                self._pause(stop, POLL_SECONDS)
 
     def work(self, job: ClaimedJob) -> None:
         """Answer one job and commit it; a lost lease is noted and nothing is committed."""

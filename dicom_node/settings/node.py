@@ -37,7 +37,9 @@ class Settings(BaseSettings):
         description="Where the spool, the database and results lie.",
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL; default: an SQLite file in data_dir."
+        None,
+        description="`postgresql://user:password@host/name` where several hosts share one database; "
+        "default: an SQLite file in data_dir.",
     )
     models_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         BUNDLED_MODELS, description="The folder of model bundles."

@@ -103,9 +103,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
         DatabaseAway: PostgreSQL cannot be reached, or gave the transaction up. Where it was lost while it
             committed nobody knows whether it did: what is tried again must bear being done twice.
     """
-    with _told(engine), engine.connect().execution_options(writes=True) as connection:
-        with connection.begin():
-            yield connection
+    with _told(engine), _to_write(engine) as connection, connection.begin():
+        yield connection
+
+
+def _to_write(engine: Engine) -> Connection:
+    return engine.connect().execution_options(writes=True)
 
 
 @contextmanager

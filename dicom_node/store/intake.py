@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, func, select, update
 from dicom_node.lifecycle import InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Peer, ReceivedInstance, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.dialect import batched, insert_or_ignore
+from dicom_node.store.dialect import batched, insert_or_ignore, ring
 from dicom_node.store.tables import association, carriage, instance, job, series
 from dicom_node.store.transitions import began, move
 
@@ -108,6 +108,7 @@ class Intake:
                 .where(association.c.id == association_id, association.c.ending.is_(None))
                 .values(ending=ending, ended_at=utc_now())
             )
+            ring(connection, "series")
 
     def open_associations(self) -> list[OpenAssociation]:
         """Associations without an ending, for recovery after a crash."""

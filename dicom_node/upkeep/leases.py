@@ -1,18 +1,23 @@
 """Leases whose worker is silent: the job goes back to the queue.
 
 What comes in: the beats of running jobs, a monotonic clock. What goes out: jobs taken back. A beat that
-this process has not seen change for `lease_seconds` is a dead worker's; the wall clock plays no part.
+this process has not seen change for `lease_seconds` is a dead worker's; the wall clock plays no part. Time
+in which nobody could look, because the database was away, is no worker's silence.
 """
 
 import socket
 import time
 from collections.abc import Callable
 
+from dicom_node.errors import DatabaseAway
 from dicom_node.observe.logging import get_logger
 from dicom_node.records import Lease
 from dicom_node.store.jobs import JobQueue
 
 log = get_logger(__name__)
+
+BLIND_SECONDS = 2.0
+"""A question that took longer waited for the database, and workers' beats with it."""
 
 
 class LeaseWatch:
@@ -31,8 +36,15 @@ class LeaseWatch:
 
     def sweep(self) -> None:
         """Compare every beat with the last one seen, and take back what is overdue."""
+        asked = self._clock()
+        try:
+            running = self._queue.running()
+        except DatabaseAway:
+            self._seen = {}
+            raise
         now = self._clock()
-        running = self._queue.running()
+        if now - asked > BLIND_SECONDS:
+            self._seen = {}
         self._seen = {
             lease: self._seen[lease]
             if lease in self._seen and self._seen[lease][0] == beat

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from dicom_node import __version__
+from dicom_node.errors import DatabaseAway
 from dicom_node.observe.logging import get_logger
 from dicom_node.web import api, health, login, metrics, orders, pages, pictures
 from dicom_node.web.guard import MustChangePassword, NotLoggedIn, Shield, caller_of
@@ -46,6 +47,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.add_exception_handler(MustChangePassword, _must_change)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(DatabaseAway, _database_away)
     app.add_exception_handler(Exception, _broken)
     app.add_middleware(Shield, web=parts.settings.web)
     return app
@@ -82,6 +84,11 @@ def _not_understood(request: Request, error: Exception) -> Response:
         f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors()
     )
     return _told(request, 422, told)
+
+
+def _database_away(request: Request, _error: Exception) -> Response:
+    told = "The database is away; try again in a moment. What was acknowledged is safe."
+    return _told(request, 503, told, {"Retry-After": "5"})
 
 
 def _broken(request: Request, error: Exception) -> Response:
