@@ -11,7 +11,7 @@ Rules: a state changes only through `check_move`; a move that is not in `MOVES` 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from enum import Enum
 from itertools import pairwise
@@ -176,6 +176,18 @@ FORGETTING = 0.98
 """What remains of the longest pause with each further series, so that one bad day is forgotten."""
 
 
+MET_BY_SETTLING = 3.0
+"""A return this soon after a release finds the series still open; it needs no habit."""
+LONGEST_WORTH_WAITING = 30.0
+"""Nobody waits for a return that takes longer; what comes then opens a new revision."""
+RETURN_MARGIN = 1.5
+"""Silence this many times the longest return seen says that a sender does not come back."""
+RETURNS_FROM = 0.2
+"""A sender of which this share of series was sent in parts, lately, has the habit."""
+LATEST_SHARE = 0.1
+"""The weight of the newest series in that share."""
+
+
 def longest_pause(arrivals: Sequence[datetime]) -> float | None:
     """The longest credible pause between two arrivals, in seconds; None for fewer than two."""
     if len(arrivals) < 2:
@@ -192,3 +204,29 @@ def remembered_pause(known: float, pause: float) -> float:
 def learned_idle_seconds(series: int, pause: float) -> float | None:
     """Silence after which a series of this sender counts as complete; None while too little is known."""
     return PAUSE_MARGIN * pause if series >= ENOUGH_SERIES else None
+
+
+def longest_return(arrivals: Sequence[tuple[str, datetime]], released: Collection[str]) -> float:
+    """The longest silence after which a sender came back with more of a series, in seconds; 0 for none.
+
+    Args:
+        arrivals: association and time of each instance, in the order of arrival.
+        released: associations that ended by release; who comes back after an abort has no habit.
+    """
+    last = dict(arrivals)
+    silences = (
+        (at - before).total_seconds()
+        for (earlier, before), (name, at) in pairwise(arrivals)
+        if name != earlier and earlier in released and last[earlier] == before
+    )
+    return max((one for one in silences if 0 < one <= LONGEST_WORTH_WAITING), default=0.0)
+
+
+def remembered_share(known: float, came_back: float) -> float:
+    """The share of a sender's series that are sent in parts, after one more with this longest return."""
+    return (1.0 - LATEST_SHARE) * known + LATEST_SHARE * (came_back > MET_BY_SETTLING)
+
+
+def learned_return_seconds(share: float, came_back: float) -> float | None:
+    """Silence after a release in which this sender may yet come back; None if that is not its habit."""
+    return RETURN_MARGIN * came_back if share >= RETURNS_FROM else None

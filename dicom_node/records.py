@@ -98,6 +98,8 @@ class OpenSeries:
     """How many instances the sender says the series has, where it could be asked."""
     idle_seconds: float | None = None
     """Silence that says "complete" of this sender, where enough was learned of it."""
+    return_seconds: float | None = None
+    """Silence after a release in which this sender may yet come back, where that is its habit."""
     study_patient_ids: tuple[str, ...] = ()
     """Every Patient ID that series of this study name."""
 

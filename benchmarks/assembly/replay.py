@@ -3,9 +3,10 @@
     python -m benchmarks.assembly.replay --hours 72
 
 Scanners and PACS send to a real store and a real assembler; only the clock is simulated. They shuffle
-slices, pause, interleave series, send twice, break off and begin again, and send the rest on a further
-association. Printed: seconds from the last instance of a series to its job, and how often a series was
-judged too early and had to be judged again.
+slices, pause, interleave series, send twice, break off and begin again, open an association for each image,
+and send a half, the last half or every second image first and the rest on a further association. Printed:
+seconds from the last instance of a series to its job, and how often a series was judged too early and had to
+be judged again; both also for each habit.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -56,6 +58,9 @@ HABITS = (
     "broken",
     "two associations",
     "uneven",
+    "an image each",
+    "last half first",
+    "odd then even",
 )
 
 
@@ -90,15 +95,19 @@ class Hospital:
         slices = [(uid, number) for number in range(count) for uid in uids]
         if habit in ("shuffled", "interleaved"):
             self._rng.shuffle(slices)
+        first, rest = slices[: count // 2], slices[count // 2 :]
         parts = {
             "twice": [slices, slices],
-            "broken": [slices[: count // 2], slices],
-            "two associations": [slices[: count // 2], slices[count // 2 :]],
+            "broken": [first, slices],
+            "two associations": [first, rest],
+            "last half first": [rest, first],
+            "odd then even": [slices[1::2], slices[::2]],
+            "an image each": [[one] for one in slices],
         }.get(habit, [slices])
         for part, members in enumerate(parts):
             breaks = habit == "broken" and part == 0
             at = yield from self._association(habit, part, members, at, breaks)
-            at += self._rng.uniform(0.5, 8.0)
+            at += self._rng.uniform(0.1, 1.0 if habit == "an image each" else 8.0)
 
     def _association(
         self, habit: str, part: int, members: list[tuple[str, int]], at: float, breaks: bool
@@ -188,7 +197,8 @@ def _happen(event: Event, intake: Intake, last_instance: dict[str, float]) -> No
         last_instance.setdefault(f"{event.series_uid}.{event.slice}", event.at)
     else:
         ending = Ending.ABORTED if event.what == "abort" else Ending.RELEASED
-        intake.association_ended(event.association, ending)
+        ended = BEGINNING + timedelta(seconds=event.at)
+        intake.association_ended(event.association, ending, ended)
 
 
 def _attributes(event: Event) -> dict[str, object]:
@@ -223,8 +233,16 @@ def _summary(
         series_uid = instance_uid.rsplit(".", 1)[0]
         ends[series_uid] = max(ends.get(series_uid, 0.0), at)
     waits = sorted(queued[uid] - at for uid, at in ends.items() if uid in queued)
+    habits: dict[str, list[tuple[float, int]]] = defaultdict(list)
     with reading(engine) as connection:  # type: ignore[arg-type]
         revisions = connection.execute(select(func.count()).select_from(series)).scalar_one()
+        rows = connection.execute(
+            select(series.c.calling_ae, series.c.series_uid, func.max(series.c.revision)).group_by(
+                series.c.calling_ae, series.c.series_uid
+            )
+        )
+        for habit, uid, revision in rows:
+            habits[habit].append((queued[uid] - ends[uid], revision))
         per_revision = connection.execute(
             select(func.count(job.c.id))
             .select_from(series)
@@ -242,6 +260,16 @@ def _summary(
         "wait_median_s": round(statistics.median(waits), 2),
         "wait_p95_s": round(waits[int(0.95 * (len(waits) - 1))], 2),
         "wait_max_s": round(waits[-1], 2),
+        "by_habit": {habit: _of_habit(found) for habit, found in sorted(habits.items())},
+    }
+
+
+def _of_habit(found: list[tuple[float, int]]) -> dict[str, float]:
+    waits = sorted(wait for wait, _ in found)
+    return {
+        "wait_median_s": round(statistics.median(waits), 2),
+        "wait_max_s": round(waits[-1], 2),
+        "too_early_percent": round(100.0 * sum(n - 1 for _, n in found) / len(found), 1),
     }
 
 

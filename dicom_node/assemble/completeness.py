@@ -4,8 +4,9 @@ What comes in: the facts of a revision's instances, whether anybody still sends,
 monotonic clock. What goes out: `Wait`, `Complete` or `Hold`, with the reason. First proof wins:
 
 1. the number of instances that the sender knows is reached;
-2. the geometry is free of gaps, every association that carried the series was released, and nothing
-   came for `settle_seconds`;
+2. the geometry and the instance numbers are free of gaps, every association that carried the series was
+   released, and nothing came for `settle_seconds`, or for as long as a sender that is known to send
+   series in parts takes to come back;
 3. nothing came for as long as this sender's habits say, or else `idle_seconds`, and nobody is sending
    the study;
 4. nothing came for `ceiling_seconds`, whoever still holds an association open.
@@ -79,12 +80,9 @@ def _proof(series: OpenSeries, quiet: float, settings: AssembleSettings) -> str 
         return f"nothing came for {settings.ceiling_seconds:g} s"
     if series.sending or (series.expected is not None and count < series.expected):
         return None
-    if (
-        series.released
-        and quiet >= settings.settle_seconds
-        and geometry_gap(series.instances) is None
-    ):
-        return f"geometry free of gaps, released, quiet for {settings.settle_seconds:g} s"
+    settle = settle_seconds(series, settings)
+    if series.released and quiet >= settle and gap(series.instances) is None:
+        return f"geometry free of gaps, released, quiet for {settle:.3g} s"
     idle = idle_seconds(series, settings)
     if quiet >= idle:
         return f"nothing came for {idle:.3g} s"
@@ -96,6 +94,13 @@ def idle_seconds(series: OpenSeries, settings: AssembleSettings) -> float:
     if series.idle_seconds is None or not settings.learn_idle_seconds:
         return settings.idle_seconds
     return min(settings.ceiling_seconds, max(settings.settle_seconds, series.idle_seconds))
+
+
+def settle_seconds(series: OpenSeries, settings: AssembleSettings) -> float:
+    """Silence after a release that suffices where nothing is missing, within `settle` and `ceiling`."""
+    if series.return_seconds is None or not settings.learn_idle_seconds:
+        return settings.settle_seconds
+    return min(settings.ceiling_seconds, max(settings.settle_seconds, series.return_seconds))
 
 
 def _announced(instances: Sequence[InstanceFacts]) -> int | None:
@@ -121,6 +126,29 @@ def _contradiction(series: OpenSeries) -> str | None:
         return "instances of one series name different patients"
     if len(set(series.study_patient_ids)) > 1:
         return "series of one study name different patients"
+    return None
+
+
+def gap(instances: Sequence[InstanceFacts]) -> str | None:
+    """Why these instances do not look like all of a series; None if they do."""
+    return geometry_gap(instances) or numbering_gap(instances)
+
+
+def numbering_gap(instances: Sequence[InstanceFacts]) -> str | None:
+    """Why the Instance Numbers (0020,0013) say that images are missing; None if they do not.
+
+    Half of a stack, or every second slice of it, is a stack too; but scanners number from 0 or 1 without
+    gaps. Numbers that are absent, or not each another's, say nothing.
+    """
+    given = [fact.attributes.get("instance_number") for fact in instances]
+    numbers = {int(number) for number in given if number is not None}
+    if len(numbers) < len(instances) or len(instances) < 2:
+        return None
+    first, last = min(numbers), max(numbers)
+    if first > 1:
+        return f"the lowest instance number is {first}"
+    if last - first >= len(numbers):
+        return f"{len(numbers)} instances are numbered from {first} to {last}"
     return None
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from dicom_node.assemble.completeness import Complete, geometry_gap, judge
+from dicom_node.assemble.completeness import Complete, gap, judge
 from dicom_node.assemble.route import mismatch, route
 from dicom_node.catalogue import ModelDescription
 from dicom_node.records import InstanceFacts, OpenSeries, Peer, SeriesKey
@@ -42,7 +42,7 @@ class Explanation:
     description: str
     instances: int
     geometry: str | None
-    """Why its geometry is no proof that it is complete; None where it is one."""
+    """Why its geometry and numbering are no proof that it is complete; None where they are one."""
     held: str | None
     """Why it would be held; None where it would not."""
     routes: tuple[RouteAnswer, ...]
@@ -83,7 +83,7 @@ def _explain(
         key=series.key,
         description=str(series.attributes.get("series_description") or ""),
         instances=len(series.instances),
-        geometry=geometry_gap(series.instances),
+        geometry=gap(series.instances),
         held=None if isinstance(verdict, Complete) else getattr(verdict, "reason", ""),
         routes=tuple(RouteAnswer(one.name, mismatch(one.match, series)) for one in settings.route),
         models=tuple(

@@ -5,7 +5,7 @@ in the same transaction. Owns: one job for each (revision, model, model digest, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select, update
@@ -15,8 +15,11 @@ from dicom_node.lifecycle import (
     JobState,
     SeriesState,
     learned_idle_seconds,
+    learned_return_seconds,
     longest_pause,
+    longest_return,
     remembered_pause,
+    remembered_share,
 )
 from dicom_node.records import Ending, InstanceFacts, NewJob, OpenSeries, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
@@ -76,6 +79,7 @@ class Assembly:
         with reading(self._engine) as connection:
             row = connection.execute(select(series).where(series.c.id == series_id)).one()
             key = SeriesKey(row.study_uid, row.series_uid)
+            habit = _habit(connection, row.calling_ae)
             return OpenSeries(
                 id=row.id,
                 key=key,
@@ -88,7 +92,8 @@ class Assembly:
                 sending=_still_sending(connection, key.study_uid),
                 released=_released(connection, key),
                 expected=row.expected,
-                idle_seconds=_learned_idle_seconds(connection, row.calling_ae),
+                idle_seconds=learned_idle_seconds(habit.series, habit.longest_pause),
+                return_seconds=learned_return_seconds(habit.return_share, habit.longest_return),
                 study_patient_ids=_study_patient_ids(connection, key.study_uid),
             )
 
@@ -250,31 +255,49 @@ def _study_patient_ids(connection: Connection, study_uid: str) -> tuple[str, ...
     return tuple(found.scalars())
 
 
-def _learned_idle_seconds(connection: Connection, calling_ae: str) -> float | None:
-    row = connection.execute(select(source).where(source.c.calling_ae == calling_ae)).first()
-    return None if row is None else learned_idle_seconds(row.series, row.longest_pause)
+@dataclass(frozen=True, slots=True)
+class _Habit:
+    """A row of `source`."""
+
+    series: int = 0
+    longest_pause: float = 0.0
+    longest_return: float = 0.0
+    return_share: float = 0.0
+
+
+def _habit(connection: Connection, calling_ae: str, *, to_change: bool = False) -> _Habit:
+    columns = [source.c[one.name] for one in fields(_Habit)]
+    query = select(*columns).where(source.c.calling_ae == calling_ae)
+    known = connection.execute(query.with_for_update() if to_change else query).first()
+    return _Habit() if known is None else _Habit(*known)
 
 
 def _learn(connection: Connection, calling_ae: str, key: SeriesKey) -> None:
-    """Remember the longest pause between two instances of a series, for its sender."""
+    """Remember of a series' sender how long it paused, and how long it took to come back with more."""
     arrivals = connection.execute(
-        select(instance.c.received_at)
+        select(instance.c.association_id, instance.c.received_at, association.c.ending)
+        .join(association, association.c.id == instance.c.association_id)
         .where(instance.c.study_uid == key.study_uid, instance.c.series_uid == key.series_uid)
-        .order_by(instance.c.received_at)
-    ).scalars()
-    pause = longest_pause(list(arrivals))
+        .order_by(instance.c.received_at, instance.c.id)
+    ).all()
+    pause = longest_pause([one.received_at for one in arrivals])
     if pause is None:
         return
-    connection.execute(
-        insert_or_ignore(connection, source).values(
-            calling_ae=calling_ae, series=0, longest_pause=0.0
-        )
+    released = {one.association_id for one in arrivals if one.ending is Ending.RELEASED}
+    came_back = longest_return(
+        [(one.association_id, one.received_at) for one in arrivals], released
     )
-    known = connection.execute(
-        select(source).where(source.c.calling_ae == calling_ae).with_for_update()
-    ).one()
+    first = _Habit()
     connection.execute(
-        update(source)
-        .where(source.c.calling_ae == calling_ae)
-        .values(series=known.series + 1, longest_pause=remembered_pause(known.longest_pause, pause))
+        insert_or_ignore(connection, source).values(calling_ae=calling_ae, **asdict(first))
+    )
+    known = _habit(connection, calling_ae, to_change=True)
+    learned = _Habit(
+        series=known.series + 1,
+        longest_pause=remembered_pause(known.longest_pause, pause),
+        longest_return=remembered_pause(known.longest_return, came_back),
+        return_share=remembered_share(known.return_share, came_back),
+    )
+    connection.execute(
+        update(source).where(source.c.calling_ae == calling_ae).values(**asdict(learned))
     )

@@ -100,13 +100,15 @@ class Intake:
                 .values(indexed_to=indexed_to)
             )
 
-    def association_ended(self, association_id: str, ending: Ending) -> None:
-        """Remember how an association ended; the first word counts."""
+    def association_ended(
+        self, association_id: str, ending: Ending, ended_at: datetime | None = None
+    ) -> None:
+        """Remember how an association ended, and when (default: now); the first word counts."""
         with writing(self._engine) as connection:
             connection.execute(
                 update(association)
                 .where(association.c.id == association_id, association.c.ending.is_(None))
-                .values(ending=ending, ended_at=utc_now())
+                .values(ending=ending, ended_at=ended_at or utc_now())
             )
             ring(connection, "series")
 

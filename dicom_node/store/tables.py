@@ -200,10 +200,13 @@ delivery = Table(
 source = Table(
     "source",
     metadata,
-    # what was learned of a sender: how long it may be silent within a series
+    # what was learned of a sender: how long it may be silent within a series, and whether it sends a
+    # series in parts
     Column("calling_ae", String(16), primary_key=True),
     Column("series", Integer, nullable=False),
     Column("longest_pause", Float, nullable=False),
+    Column("longest_return", Float, nullable=False, server_default="0"),
+    Column("return_share", Float, nullable=False, server_default="0"),
 )
 
 transition = Table(

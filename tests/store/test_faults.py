@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from dicom_node.lifecycle import DeliveryState, JobState
 from dicom_node.records import Outcome
 from dicom_node.store.assembly import Assembly
-from dicom_node.store.database import MIGRATIONS, connect, open_database, reading, writing
+from dicom_node.store.database import MIGRATIONS, open_database, reading, writing
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
@@ -75,12 +75,7 @@ def test_a_full_disk_leaves_nothing_half_done_and_work_goes_on_after_it(tmp_path
 
 def test_an_upgrade_with_a_full_queue_keeps_all_of_it(url: str, tmp_path: Path) -> None:
     """From the first schema to the present one, with work in every state."""
-    engine = connect(url)
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    with writing(engine) as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+    engine = open_database(url)
     intake, assembly, queue = Intake(engine), Assembly(engine), JobQueue(engine)
     for number in range(1, 6):
         queued_series(intake, assembly, f"1.2.3.{number}")
@@ -89,6 +84,7 @@ def test_an_upgrade_with_a_full_queue_keeps_all_of_it(url: str, tmp_path: Path) 
     assert stored is not None
     queue.finish(stored.lease, Outcome.SUCCEEDED, "", {"pacs": [result_file(tmp_path)]})
     send(intake, "open", [received("open", "1.2.3.9")], ending=None)
+    _downgrade(engine, "0001")
     engine.dispose()
 
     engine = open_database(url)
@@ -104,3 +100,15 @@ def test_an_upgrade_with_a_full_queue_keeps_all_of_it(url: str, tmp_path: Path) 
     assert queue.claim("w") is not None
     assert len(Assembly(engine).waiting()) == 1
     engine.dispose()
+
+
+def _downgrade(engine: Engine, schema: str) -> None:
+    """Leave the rows as a node of an older version would have left them."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, schema)
+    with reading(engine) as connection:
+        found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    assert found == schema

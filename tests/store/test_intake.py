@@ -147,6 +147,23 @@ def test_an_association_of_the_same_study_is_still_sending(
     assert not by_series["1.2.3.2"].released
 
 
+def test_a_sender_that_sends_in_parts_is_known_after_a_while(
+    intake: Intake, assembly: Assembly
+) -> None:
+    for number in range(6):
+        series, at = f"1.2.3.{number}", 100.0 * number
+        first = [received(f"a{number}", series, n, at=at + n) for n in range(3)]
+        send(intake, f"a{number}", first, at=at)
+        rest = [received(f"b{number}", series, n, at=at + 4 + n) for n in range(3, 6)]
+        send(intake, f"b{number}", rest, at=at + 7)
+        (revision,) = assembly.waiting()
+        known = assembly.load(revision.id)
+        assert known.return_seconds == (None if number < 3 else 7.5)
+        assert known.idle_seconds is None  # too few series for that
+        assert assembly.stable(revision.id, revision.instances, "complete")
+        assert assembly.no_route(revision.id, "none")
+
+
 def test_receivers_that_index_one_series_at_once_lose_nothing(
     engine: Engine, intake: Intake
 ) -> None:

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.assemble.completeness import Complete, Hold, Wait, geometry_gap, judge
+from dicom_node.assemble.completeness import (
+    Complete,
+    Hold,
+    Wait,
+    geometry_gap,
+    judge,
+    numbering_gap,
+)
 from dicom_node.settings import AssembleSettings
 from tests.builders.store import facts_of, open_series, slice_attributes
 
@@ -38,6 +45,10 @@ def kind(verdict: object) -> str:
         ({"idle_seconds": 0.1, "released": False}, 3.0, "Complete"),
         ({"idle_seconds": 25.0, "released": False}, 24.9, "Wait"),
         ({"idle_seconds": 500.0, "released": False}, 60.0, "Complete"),
+        ({"return_seconds": 8.0}, 7.9, "Wait"),
+        ({"return_seconds": 8.0}, 8.0, "Complete"),
+        ({"return_seconds": 0.5}, 3.0, "Complete"),
+        ({"return_seconds": 8.0, "expected": 5}, 0.0, "Complete"),
     ],
 )
 def test_first_proof_wins(what: dict[str, Any], quiet: float, verdict: str) -> None:
@@ -85,6 +96,35 @@ def test_contradictions_are_held_not_guessed_at(series: Any, reason: str) -> Non
 def test_a_contradiction_waits_for_the_proof_too() -> None:
     series = open_series([facts_of(0), facts_of(1, quarantine="odd")])
     assert judge(series, 1.0, SETTINGS) == Wait()
+
+
+@pytest.mark.parametrize("part", [range(5, 10), range(0, 10, 2), range(1, 10, 2)])
+def test_a_part_that_looks_like_a_stack_waits_for_idle_time(part: range) -> None:
+    stack = [facts_of(n) for n in part]
+    assert geometry_gap(stack) is None
+    assert judge(open_series(stack), 9.9, SETTINGS) == Wait()
+    assert judge(open_series(stack), 10.0, SETTINGS) == Complete("nothing came for 10 s")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ([0, 1, 2], None),
+        ([3, 1, 2], None),
+        ([7], None),
+        ([2, 3, 4], "lowest instance number is 2"),
+        ([1, 3, 5], "3 instances are numbered from 1 to 5"),
+        ([7, 7, 8], None),
+        ([7, None, 8], None),
+    ],
+)
+def test_numbering_gap(numbers: list[int | None], says: str | None) -> None:
+    facts = [
+        facts_of(place, attributes=slice_attributes(place) | {"instance_number": number})
+        for place, number in enumerate(numbers)
+    ]
+    found = numbering_gap(facts)
+    assert found is None if says is None else says in (found or "")
 
 
 # --- geometry -----------------------------------------------------------------------------------

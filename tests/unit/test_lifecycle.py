@@ -20,8 +20,11 @@ from dicom_node.lifecycle import (
     check_move,
     judge_store_status,
     learned_idle_seconds,
+    learned_return_seconds,
     longest_pause,
+    longest_return,
     remembered_pause,
+    remembered_share,
     waited_seconds,
 )
 
@@ -121,3 +124,28 @@ def test_a_long_pause_is_forgotten_slowly() -> None:
     for _ in range(100):
         pause = remembered_pause(pause, 1.0)
     assert 1.0 < pause < 2.0
+
+
+def test_who_comes_back_after_a_release_has_a_habit() -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def came(*arrivals: tuple[str, float]) -> list[tuple[str, datetime]]:
+        return [(name, start + timedelta(seconds=at)) for name, at in arrivals]
+
+    halves = came(("a", 0), ("a", 1), ("b", 6), ("b", 7), ("c", 8))
+    assert longest_return(halves, {"a", "b", "c"}) == 5
+    assert longest_return(halves, {"b", "c"}) == 1  # a broke off, and was sent again
+    side_by_side = came(("a", 0), ("b", 5), ("a", 10), ("b", 15))
+    assert longest_return(side_by_side, {"a", "b"}) == 5  # b came after the last of a
+    assert longest_return(came(("a", 0), ("b", 31)), {"a", "b"}) == 0
+    assert longest_return([], set()) == 0
+
+
+def test_one_return_is_no_habit_and_a_habit_is_forgotten() -> None:
+    share = 0.0
+    shares = [share := remembered_share(share, 5.0 if n < 3 else 0.0) for n in range(10)]
+    learned = [learned_return_seconds(share, 5.0) for share in shares]
+    assert learned[:2] == [None, None]
+    assert learned[2] == 7.5
+    assert learned[-1] is None
+    assert remembered_share(0.0, 2.9) == 0  # the settle time covers it
