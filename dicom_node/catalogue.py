@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.errors import BundleRefused
 
@@ -21,6 +21,29 @@ SIDECAR = "dicom.toml"
 Code = tuple[str, str, str]
 """Code Value, Coding Scheme Designator, Code Meaning (PS3.3 8.8)."""
 Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+StackAttribute = Literal[
+    "stack_id",
+    "echo_time",
+    "echo_number",
+    "b_value",
+    "inversion_time",
+    "flip_angle",
+    "temporal_position",
+    "frame_reference_time",
+    "trigger_time",
+    "cardiac_phase",
+    "acquisition_number",
+    "contrast_agent",
+    "kvp",
+    "kernel",
+    "image_type",
+    "diffusion_direction",
+    "acquisition_time",
+    "direction",
+]
+"""What may tell the stacks of one series apart."""
 
 
 class _Part(BaseModel):
@@ -56,6 +79,9 @@ class InputContract(_Part):
     max_slice_spacing_mm: float | None = None
     min_extent_mm: float | None = None
     image_type_excludes: tuple[str, ...] = ("LOCALIZER",)
+    stack: Mapping[StackAttribute, Annotated[str, BeforeValidator(str)]] = {}
+    """Where a series holds several stacks, which of them: an attribute's value, "lowest" or "highest"
+    (`stack = { b_value = "highest" }`). Without it the largest."""
 
     def violated_by(self, attributes: Mapping[str, Any], slices: int) -> str | None:
         """Why a series with these header values lies outside the contract; None where it does not.
@@ -86,6 +112,8 @@ class InputContract(_Part):
                 f"slices lie {slice_spacing_mm:.2f} mm apart, "
                 f"the model takes {self.max_slice_spacing_mm:g} mm or less"
             )
+        if slices < self.min_slices:  # of several stacks in the series one was chosen
+            return f"{slices} slice{'s' * (slices != 1)}, the model takes {self.min_slices} or more"
         extent = slice_spacing_mm * slices
         if self.min_extent_mm and extent < self.min_extent_mm:
             return f"the slices span {extent:.0f} mm, the model needs {self.min_extent_mm:g} mm or more"

@@ -20,6 +20,7 @@ from dicom_node.lifecycle import DeliveryState
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,10 @@ class Volume:
         positions: `(z, 3)`, Image Position (Patient) of each slice as its header rounds it; None where it
             is not known, then the affine tells it.
         notes: what was unusual and handled, for the report.
+        even: false where slices are missing or unevenly spaced: then `positions` says where each lies, and
+            the first column of the affine is their mean step.
+        padding: `(z, y, x)`, where the scanner put no values (Pixel Padding Value); `array` has there what
+            air has. None where there is none.
     """
 
     array: Float32
@@ -282,6 +287,8 @@ class Volume:
     rescale: Float64
     notes: tuple[str, ...] = ()
     positions: Float64 | None = None
+    even: bool = True
+    padding: Mask | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -295,7 +302,8 @@ class ProjectionImage:
     """A 2D image (CR, DX, MG, secondary capture).
 
     Attributes:
-        array: `(y, x)` float32 in modality values; MONOCHROME1 is inverted, so that bright is dense.
+        array: `(y, x)` float32 in modality values; MONOCHROME1 is inverted, so that bright is dense. Where
+            the detector gave no values (Pixel Padding Value) it has the least of the others.
         header: the source data set without pixel data.
         frame: the source frame.
     """

@@ -110,9 +110,8 @@ def stored_pixels(volume: Volume, values: Float32, header: Dataset) -> npt.NDArr
         slope, intercept = volume.rescale[z]
         if not store_slice(values[z], slope, intercept, low, high, made[z]):
             broken.append(z)
-        elif padding:
-            source = np.rint((volume.array[z] - intercept) / slope)
-            made[z][source == int(padding[0])] = int(padding[0])
+        elif padding and volume.padding is not None:
+            made[z][volume.padding[z]] = np.array(int(padding[0])).astype(kind)
 
     for_each_slice(one, range(len(values)))
     if broken:
@@ -198,7 +197,10 @@ def _multi_frame(
     index: int,
     pixels: npt.NDArray[Any],
 ) -> DicomFile:
-    """One multi-frame instance: its functional groups stay, its frames in their stored order."""
+    """One multi-frame instance: its functional groups stay, its frames in their stored order.
+
+    Of an instance of several stacks it holds the frames of the one that was denoised.
+    """
     header = volume.headers[index]
     uid = str(header.SOPInstanceUID)
     slices = [z for z, frame in enumerate(volume.frames) if frame.sop_instance_uid == uid]
@@ -208,8 +210,10 @@ def _multi_frame(
     groups.SharedFunctionalGroupsSequence = [
         _derived(item) for item in header.get("SharedFunctionalGroupsSequence") or []
     ]
+    groups.NumberOfFrames = len(slices)
+    stored = header.PerFrameFunctionalGroupsSequence
     groups.PerFrameFunctionalGroupsSequence = [
-        _derived(item) for item in header.PerFrameFunctionalGroupsSequence
+        _derived(stored[(volume.frames[z].frame_number or 1) - 1]) for z in slices
     ]
     for z, group in zip(slices, groups.PerFrameFunctionalGroupsSequence, strict=True):
         derivation = Dataset()

@@ -17,7 +17,7 @@ from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.measure import Measured, measure
 from dicom_node.compose.uids import derived_uid
 from dicom_node.errors import ComposeError
-from dicom_node.records import Segmentation, Volume
+from dicom_node.records import Labels, Segmentation, Volume
 
 MOST_LESIONS = 50
 """Components of one lesion segment that are reported singly; a report of thousands helps nobody."""
@@ -63,12 +63,14 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
         ComposeError: the labels lie on another grid, or hold a value that the model does not name.
     """
     labels = segmentation.labels
+    positions = None if volume.even else volume.positions
     if labels.shape != volume.array.shape:
         raise ComposeError(
             f"the mask is {labels.shape}, the source {volume.array.shape}: not on one grid"
         )
+    labels, padded = _where_scanned(labels, volume)
     known = {segment.value: segment for segment in ctx.model.segments}
-    measured = measure(labels, volume.array, volume.affine)
+    measured = measure(labels, volume.array, volume.affine, positions)
     values = sorted(measured)
     if strange := sorted(set(values) - set(known)):
         raise ComposeError(f"the mask holds values that the model does not name: {strange}")
@@ -79,13 +81,13 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
             plan.append((known[value], None))
             lut[value] = len(plan)
     numbers: npt.NDArray[Any] = labels if lut[values].tolist() == values else lut[labels]
-    notes: list[str] = []
+    notes = padded
     if any(known[value].lesion for value in values):
         numbers = numbers.astype(np.uint16)
         for value in values:
             if known[value].lesion:
                 notes += _number_lesions(labels == value, known[value], plan, numbers)
-        measured = measure(numbers, volume.array, volume.affine)
+        measured = measure(numbers, volume.array, volume.affine, positions)
     else:
         measured = {int(lut[value]): one for value, one in measured.items()}
     found = tuple(
@@ -94,6 +96,17 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
     )
     absent = tuple(segment.label for value, segment in known.items() if value not in values)
     return Findings(found, numbers, absent, tuple(notes))
+
+
+def _where_scanned(labels: Labels, volume: Volume) -> tuple[Labels, list[str]]:
+    """The labels without those on padding, where the scanner saw nothing."""
+    if volume.padding is None:
+        return labels, []
+    beyond = int(np.count_nonzero(labels[volume.padding]))
+    if not beyond:
+        return labels, []
+    note = f"{beyond} labelled voxels lay outside of what was scanned (padding) and were left out"
+    return np.where(volume.padding, np.uint8(0), labels), [note]
 
 
 def _number_lesions(

@@ -35,7 +35,8 @@ class Grid:
     orientation: tuple[str, ...]
     pixel_spacing: tuple[str, ...]
     slice_thickness: str
-    between_slices: str
+    between_slices: str | None
+    """None where slices are not evenly spaced."""
     positions: tuple[tuple[str, ...], ...]
     """One for each slice, in the volume's order."""
 
@@ -70,7 +71,7 @@ def grid_of(volume: Volume) -> Grid:
         tuple(decimal(one) for one in orientation),
         tuple(decimal(one) for one in spacing),
         decimal(thickness[0]) if thickness else decimal(round(between, 6)),
-        decimal(round(between, 6)),
+        decimal(round(between, 6)) if volume.even else None,
         tuple(tuple(decimal(one) for one in row) for row in positions),
     )
 

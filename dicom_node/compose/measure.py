@@ -28,9 +28,10 @@ class Measured:
 
     Attributes:
         voxels: how many.
-        volume_mm3: voxels x the volume of one.
+        volume_mm3: voxels x the volume of one. Where slices are unevenly spaced, a slice stands for the way
+            half to either neighbour, also across a gap.
         mean, sd, minimum, maximum: in modality values.
-        centroid: LPS mm, the mean of the voxel centres.
+        centroid: LPS mm, the mean of the voxel centres, each weighted by its volume.
         box: first and last index along z, y, x.
         areas: `(z,)` voxels in each slice.
         percentiles: the 5th, 50th and 95th by nearest rank, to 1/8191 of the range of values.
@@ -60,13 +61,19 @@ def for_each_slice(work: Callable[[int], None], slices: Iterable[int]) -> None:
             pass
 
 
-def measure(labels: npt.NDArray[Any], image: Float32, affine: Float64) -> dict[int, Measured]:
+def measure(
+    labels: npt.NDArray[Any],
+    image: Float32,
+    affine: Float64,
+    positions: Float64 | None = None,
+) -> dict[int, Measured]:
     """Measure each label that occurs, background 0 left out.
 
     Args:
         labels: `(z, y, x)` unsigned.
         image: `(z, y, x)` float32 on the same grid.
         affine: `(z, y, x, 1)` -> LPS mm.
+        positions: `(z, 3)`, of each slice's first voxel, where slices are unevenly spaced.
 
     Raises:
         ComposeError: the grids differ.
@@ -84,12 +91,33 @@ def measure(labels: npt.NDArray[Any], image: Float32, affine: Float64) -> dict[i
     lowest = _where(counts, sums[:, :, 2], np.inf).min(axis=0)
     highest_of = _where(counts, sums[:, :, 3], -np.inf).max(axis=0)
     percentiles = _percentiles(labels, image, lowest, highest_of)
+    shares = np.ones(slices) if positions is None else _shares(positions)
+    if positions is None:
+        positions = affine[:3, 3] + np.arange(slices)[:, None] * affine[:3, 0]
+    layout = _Layout(affine, positions, shares)
     return {
         label: _reduced(
-            counts[:, label], sums[:, label], boxes[:, label], affine, percentiles[label]
+            counts[:, label], sums[:, label], boxes[:, label], layout, percentiles[label]
         )
         for label in present
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where slices lie, and how thick each counts, in mean steps."""
+
+    affine: Float64
+    positions: Float64
+    shares: Float64
+
+
+def _shares(positions: Float64) -> Float64:
+    """What each slice stands for: the way half to either neighbour, at the ends to the only one."""
+    apart = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    both = np.append(apart, apart[-1]) + np.insert(apart, 0, apart[0])
+    found: Float64 = both / 2 / apart.mean()
+    return found
 
 
 def _where(counts: npt.NDArray[np.int64], values: Float64, otherwise: float) -> Float64:
@@ -123,19 +151,22 @@ def _reduced(
     areas: npt.NDArray[np.int64],
     sums: Float64,
     boxes: npt.NDArray[np.int64],
-    affine: Float64,
+    layout: _Layout,
     percentiles: tuple[float, float, float],
 ) -> Measured:
     where = np.flatnonzero(areas)
     voxels = int(areas.sum())
     total, squares = sums[:, 0].sum(), sums[:, 1].sum()
     mean = total / voxels
-    z = float((areas * np.arange(len(areas))).sum()) / voxels
-    centre = affine @ (z, sums[:, 4].sum() / voxels, sums[:, 5].sum() / voxels, 1.0)
+    weighted = float(layout.shares @ areas)
+    sum_y, sum_x = (layout.shares * sums[:, at] for at in (4, 5))
+    centre = (layout.shares * areas) @ layout.positions
+    centre += layout.affine[:3, 1] * sum_y.sum() + layout.affine[:3, 2] * sum_x.sum()
+    centre /= weighted
     box = boxes[where]
     return Measured(
         voxels=voxels,
-        volume_mm3=voxels * abs(float(np.linalg.det(affine[:3, :3]))),
+        volume_mm3=weighted * abs(float(np.linalg.det(layout.affine[:3, :3]))),
         mean=float(mean),
         sd=float(np.sqrt(max(squares / voxels - mean * mean, 0.0))),
         minimum=float(sums[where, 2].min()),

@@ -74,6 +74,11 @@ def _with_selections(
     return made + listed + ([rejection_note(ctx, header, earlier)] if earlier else [])
 
 
+def _notes(image: Image, prediction: Prediction) -> tuple[str, ...]:
+    """What was unusual, each once: a prediction repeats what was said of its image."""
+    return tuple(dict.fromkeys((*image.notes, *prediction.notes)))
+
+
 def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -> list[DicomFile]:
     if not isinstance(image, Volume):
         raise ComposeError("a segmentation of a projection image is not handled")
@@ -85,7 +90,7 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     if "secondary_capture" in ctx.kinds:
         made += outline_captures(ctx, image, findings)
     if "sr" in ctx.kinds:
-        notes = (*image.notes, *prediction.notes, *findings.notes)
+        notes = (*_notes(image, prediction), *findings.notes)
         made.append(segmentation_report(ctx, image, findings, seg, notes))
     return made
 
@@ -108,7 +113,7 @@ def _classification(
             probability = prediction.probabilities[one.index]
             made += pictures(ctx, image, one, heat, probability, number)
     if "sr" in ctx.kinds:
-        notes = (*image.notes, *prediction.notes)
+        notes = _notes(image, prediction)
         made.append(classification_report(ctx, image, prediction, made, notes))
     return made
 
@@ -119,7 +124,7 @@ def _denoised(ctx: ComposeContext, image: Image, prediction: Denoised) -> list[D
     made = denoised_series(ctx, image, prediction) if "denoised" in ctx.kinds else []
     if "sr" in ctx.kinds:
         said = f"a denoised series of {len(image.frames)} slices was made"
-        reason = "; ".join((said, *image.notes, *prediction.notes))
+        reason = "; ".join((said, *_notes(image, prediction)))
         sources = instances(image.frames)
         made.append(outcome_report(ctx, image.headers[0], sources, Outcome.SUCCEEDED, reason))
     return made

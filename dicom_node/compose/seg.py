@@ -208,7 +208,8 @@ def shared_groups(grid: Grid) -> Dataset:
     measures = Dataset()
     measures.PixelSpacing = list(grid.pixel_spacing)
     measures.SliceThickness = grid.slice_thickness
-    measures.SpacingBetweenSlices = grid.between_slices
+    if grid.between_slices is not None:
+        measures.SpacingBetweenSlices = grid.between_slices
     orientation = Dataset()
     orientation.ImageOrientationPatient = list(grid.orientation)
     shared = Dataset()

@@ -99,10 +99,14 @@ def _slice_of(frame: Dataset, where: dict[tuple[str, int | None], int], volume: 
             key = (str(source.ReferencedSOPInstanceUID), None if number is None else int(number))
             if key in where:
                 return where[key]
-    position = np.array([*frame.PlanePositionSequence[0].ImagePositionPatient, 1.0], dtype=float)
-    index = np.linalg.inv(volume.affine) @ position
-    z = round(float(index[0]))
-    if np.abs(index[:3] - (z, 0, 0)).max() > 0.5 or not 0 <= z < volume.array.shape[0]:
+    position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+    origins = volume.positions
+    if origins is None:
+        steps = np.arange(volume.array.shape[0])[:, None]
+        origins = volume.affine[:3, 3] + steps * volume.affine[:3, 0]
+    z = int(np.linalg.norm(origins - position, axis=1).argmin())
+    off = np.linalg.inv(volume.affine[:3, :3]) @ (position - origins[z])
+    if np.abs(off).max() > 0.5:
         raise ReadError("a frame of the segmentation does not lie on a slice of this series")
     return z
 

@@ -22,6 +22,7 @@ from dicom_node.infer.engine import LocalEngine
 from dicom_node.observe.logging import get_logger
 from dicom_node.read.elements import data_set, walk
 from dicom_node.read.header import read_header
+from dicom_node.read.uneven import check_denoising, evened, on_scanned_slices
 from dicom_node.read.volume import read_image
 from dicom_node.records import Image, Outcome, Prediction, RawInstance, Volume
 
@@ -56,14 +57,25 @@ def answer(
     """Read a series and run a model on it. Raises nothing that the series or the model could cause."""
     try:
         check_header(description, instances)
-        image = read_image(instances)
+        image = read_image(instances, wanted=description.input.stack)
         check_grid(description, image)
-        prediction = engine.predict(description, image, digest)
+        prediction = _predicted(engine, description, image, digest)
     except Exception as error:
         return without_prediction(error, instances)
-    return Answer(
-        Outcome.SUCCEEDED, "; ".join((*image.notes, *prediction.notes)), image, prediction
-    )
+    notes = dict.fromkeys((*image.notes, *prediction.notes))
+    return Answer(Outcome.SUCCEEDED, "; ".join(notes), image, prediction)
+
+
+def _predicted(
+    engine: LocalEngine, description: ModelDescription, image: Image, digest: str | None
+) -> Prediction:
+    """A prediction on the image's own slices; the model sees evenly spaced ones."""
+    if not isinstance(image, Volume) or image.even:
+        return engine.predict(description, image, digest)
+    even = evened(image)
+    if description.model.task == "denoising":
+        check_denoising(even)
+    return on_scanned_slices(engine.predict(description, even.volume, digest), even)
 
 
 def without_prediction(error: Exception, instances: Sequence[RawInstance]) -> Answer:

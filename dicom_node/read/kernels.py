@@ -50,3 +50,32 @@ def masked_and_rescaled(
             value = (np.int64(raw[y, x]) >> shift) & mask
             value = (value ^ sign) - sign
             out[y, x] = value * slope + intercept
+
+
+@_compiled
+def blanked(
+    raw: npt.NDArray[Any],
+    shift: int,
+    mask: int,
+    sign: int,
+    low: int,
+    high: int,
+    air: float,
+    out: npt.NDArray[np.float32],
+    padding: npt.NDArray[np.bool_],
+) -> None:
+    """Where a stored value lies within [low, high], write `air` and mark it as padding.
+
+    Args:
+        raw: `(y, x)` words as they were stored, signed where the pixels are.
+        shift, mask, sign: as for `masked_and_rescaled`. A padding value may have bits that no pixel value
+            has (-2000 in 12 bits), so the whole word counts too.
+    """
+    rows, columns = raw.shape
+    for y in range(rows):
+        for x in range(columns):
+            word = np.int64(raw[y, x])
+            value = (((word >> shift) & mask) ^ sign) - sign
+            if low <= value <= high or low <= word <= high:
+                out[y, x] = air
+                padding[y, x] = True

@@ -13,12 +13,17 @@ from dicom_node.read.stack import Plane
 from dicom_node.records import SourceFrame
 
 _STACK_ATTRIBUTES = (
-    ("FrameContentSequence", "StackID", "stack"),
-    ("FrameContentSequence", "TemporalPositionIndex", "temporal position"),
-    ("MREchoSequence", "EffectiveEchoTime", "echo time"),
-    ("MRDiffusionSequence", "DiffusionBValue", "b-value"),
-    ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase", "cardiac phase"),
+    ("FrameContentSequence", "StackID", "stack_id"),
+    ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
+    ("MRDiffusionSequence", "DiffusionBValue", "b_value"),
+    ("MRModifierSequence", "InversionTimes", "inversion_time"),
+    ("FrameContentSequence", "TemporalPositionIndex", "temporal_position"),
+    ("CardiacSynchronizationSequence", "NominalPercentageOfCardiacPhase", "cardiac_phase"),
+    ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition_number"),
+    ("CTImageFrameTypeSequence", "FrameType", "image_type"),
+    ("MRImageFrameTypeSequence", "FrameType", "image_type"),
 )
+"""What may tell stacks of one instance apart, the likeliest first; named as in `volume`."""
 
 
 def frame_planes(header: Dataset) -> tuple[list[Plane], list[tuple[float, float]]]:

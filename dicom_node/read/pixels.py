@@ -16,14 +16,17 @@ from pydicom.encaps import generate_frames
 
 from dicom_node.errors import ReadError
 from dicom_node.read.elements import ITEM, PIXEL_DATA, RawHeader
-from dicom_node.read.kernels import masked_and_rescaled, rescaled
-from dicom_node.records import Float32
+from dicom_node.read.kernels import blanked, masked_and_rescaled, rescaled
+from dicom_node.records import Float32, Mask
 
 SAMPLES, PHOTOMETRIC, FRAMES = 0x00280002, 0x00280004, 0x00280008
 ROWS, COLUMNS = 0x00280010, 0x00280011
 BITS_ALLOCATED, BITS_STORED, HIGH_BIT, SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
 WANTED = frozenset(
     {
+        PADDING,
+        PADDING_LIMIT,
         SAMPLES,
         PHOTOMETRIC,
         FRAMES,
@@ -129,6 +132,33 @@ def pixel_format(header: RawHeader) -> PixelFormat:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Blank:
+    """What becomes of the padding of a frame.
+
+    Attributes:
+        values: the first and the last stored value that is padding.
+        air: the modality value that it is given.
+        padding: `(y, x)`, set where there is padding.
+    """
+
+    values: tuple[int, int]
+    air: float
+    padding: Mask
+
+
+def padding_of(header: RawHeader, of: PixelFormat) -> tuple[int, int] | None:
+    """The stored values, first and last, that mean "no value here" (PS3.3 C.7.5.1.1.2); None if none do."""
+    found = []
+    for tag in (PADDING, PADDING_LIMIT):
+        value = header.unsigned(tag)
+        if value is not None:
+            found.append(value - 0x10000 if of.signed and value >= 0x8000 else value)
+    if not found or PADDING not in header.values:
+        return None
+    return min(found), max(found)
+
+
 class Frames:
     """The stored frames of one instance, decoded one by one."""
 
@@ -182,21 +212,35 @@ class Frames:
         decoded: npt.NDArray[Any] = np.asarray(CODECS[self._syntax](data))
         return decoded.reshape(decoded.shape[:2]) if decoded.ndim == 3 else decoded
 
-    def modality_values(self, index: int, slope: float, intercept: float, out: Float32) -> None:
-        """Write frame `index` x slope + intercept into `out`, `(y, x)` float32."""
+    def modality_values(
+        self,
+        index: int,
+        slope: float,
+        intercept: float,
+        out: Float32,
+        blank: "Blank | None" = None,
+    ) -> None:
+        """Write frame `index` x slope + intercept into `out`, `(y, x)` float32.
+
+        Args:
+            blank: which stored values are padding, and where to mark them.
+        """
         of, raw = self.format, self.raw(index)
         if raw.dtype.byteorder == ">":
             raw = raw.astype(raw.dtype.newbyteorder("="))
         bits = raw.dtype.itemsize * 8
-        if of.bits_stored == bits:
-            signed = raw.view(np.dtype(f"i{raw.dtype.itemsize}")) if of.signed else raw
-            rescaled(signed, slope, intercept, out)
-            return
+        signed = raw.view(np.dtype(f"i{raw.dtype.itemsize}")) if of.signed else raw
         # a codec that packs fewer bytes than are allocated has shifted the values down already
         shift = of.high_bit + 1 - of.bits_stored if bits == of.bits_allocated else 0
         sign = 1 << (of.bits_stored - 1) if of.signed else 0
         mask = (1 << of.bits_stored) - 1
-        masked_and_rescaled(raw, shift, mask, sign, slope, intercept, out)
+        if of.bits_stored == bits:
+            rescaled(signed, slope, intercept, out)
+        else:
+            masked_and_rescaled(raw, shift, mask, sign, slope, intercept, out)
+        if blank is not None:
+            (low, high), air, padding = blank.values, blank.air, blank.padding
+            blanked(signed, shift, mask, sign, low, high, air, out, padding)
 
 
 def _encapsulated_frames(pixels: memoryview, frames: int) -> list[memoryview | bytes]:

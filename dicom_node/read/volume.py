@@ -6,24 +6,29 @@ its true place. It reads no files, and it refuses what it cannot place rather th
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import overload
 
 import numpy as np
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_modality_lut
 
+from dicom_node.catalogue import StackAttribute
 from dicom_node.errors import GeometryError, ReadError
 from dicom_node.read import pixels
 from dicom_node.read.elements import RawHeader, data_set, spans, walk
 from dicom_node.read.multiframe import frame_planes
-from dicom_node.read.stack import Plane, arrange
+from dicom_node.read.stack import Plane, Stack
+from dicom_node.read.stacks import choose, split
 from dicom_node.records import (
     Float32,
     Float64,
     Image,
+    Mask,
     ProjectionImage,
     RawInstance,
     SourceFrame,
@@ -37,13 +42,27 @@ THICKNESS, BETWEEN_SLICES = 0x00180050, 0x00180088
 INTERCEPT, SLOPE, MODALITY_LUT = 0x00281052, 0x00281053, 0x00283000
 PER_FRAME = 0x52009230
 TELLS_STACKS_APART = {
-    0x00180081: "echo time",
-    0x00189087: "b-value",
-    0x00181060: "trigger time",
-    0x00200012: "acquisition number",
-    0x00200100: "temporal position",
-    0x00080008: "image type",
+    0x00180081: "echo_time",
+    0x00180086: "echo_number",
+    0x00189087: "b_value",
+    0x00180082: "inversion_time",
+    0x00181314: "flip_angle",
+    0x00200100: "temporal_position",
+    0x00541300: "frame_reference_time",
+    0x00181060: "trigger_time",
+    0x00200012: "acquisition_number",
+    0x00180010: "contrast_agent",
+    0x00180060: "kvp",
+    0x00181210: "kernel",
+    0x00080008: "image_type",
+    0x00189089: "diffusion_direction",
+    0x00080032: "acquisition_time",
 }
+"""Attributes that may tell stacks of one series apart, the likeliest first."""
+BINARY = (0x00189087, 0x00189089)
+"""Those of VR FD."""
+AIR = {"CT": -1000.0}
+"""The modality value of nothing at all; in MR and PET it is 0."""
 WANTED = frozenset(
     {
         MODALITY,
@@ -125,12 +144,17 @@ class LazyHeaders(Sequence[Dataset]):
         return (self[i] for i in range(len(self)))
 
 
-def read_image(instances: Sequence[RawInstance], workers: int | None = None) -> Image:
+def read_image(
+    instances: Sequence[RawInstance],
+    workers: int | None = None,
+    wanted: Mapping[StackAttribute, str] = MappingProxyType({}),
+) -> Image:
     """Read the instances of one series, in any order.
 
     Args:
         instances: all of one series; a multi-frame instance may be several.
         workers: threads that decode; default one a core.
+        wanted: of several stacks in the series the one to read, by `stacks.choose`.
 
     Returns:
         A `Volume`, `(z, y, x)` float32 in modality values (HU for CT), or for a projection or secondary
@@ -139,19 +163,100 @@ def read_image(instances: Sequence[RawInstance], workers: int | None = None) -> 
     Raises:
         GeometryError: positions, orientations or sizes contradict each other or cannot be handled.
         ReadError: no pixels, unknown encoding, several patients, an SOP class that is no image.
+        NotApplicable: the series holds no stack as it is wanted.
     """
+    if {instance.sop_class_uid for instance in instances} <= PROJECTION and instances:
+        return _read_projection(instances)
+    slices = _slices(instances)
+    part, notes = choose(split(slices.planes), wanted)
+    return _read_stack(slices, part.stack, notes, workers)
+
+
+def read_stacks(instances: Sequence[RawInstance], workers: int | None = None) -> list[Volume]:
+    """Every stack of a series as a volume of its own; arguments and errors as of `read_image`."""
+    slices = _slices(instances)
+    return [
+        _read_stack(slices, part.stack, (part.named,) if part.apart else (), workers)
+        for part in split(slices.planes)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slices:
+    """The slices of a series in the order in which they came, nothing decoded.
+
+    Attributes:
+        opened, headers: one for each instance, which is a slice, or of several frames.
+        frames: where the pixels of each slice are: an instance's frames, and which of them.
+        padding: first and last stored value of padding, of each slice.
+    """
+
+    planes: list[Plane]
+    rescale: list[tuple[float, float]]
+    frames: list[tuple[pixels.Frames, int]]
+    padding: list[tuple[int, int] | None]
+    opened: list[_Opened]
+    headers: LazyHeaders
+    multi_frame: bool
+
+
+def _slices(instances: Sequence[RawInstance]) -> _Slices:
     if not instances:
         raise ReadError("the series has no instances")
     classes = {instance.sop_class_uid for instance in instances}
-    if classes <= PROJECTION:
-        return _read_projection(instances)
     if not (classes <= SINGLE_FRAME or classes <= MULTI_FRAME):
         raise ReadError(f"no image that this node reads: SOP class {', '.join(sorted(classes))}")
     opened = [_open(instance) for instance in instances]
     _check_one_series(opened)
-    if classes <= MULTI_FRAME:
-        return _read_multi_frame(opened, workers)
-    return _read_single_frames(opened, workers)
+    headers = LazyHeaders(opened)
+    found = _Slices([], [], [], [], opened, headers, classes <= MULTI_FRAME)
+    for number, one in enumerate(opened):
+        of = pixels.pixel_format(one.header)
+        source = pixels.Frames(one.header, one.instance.transfer_syntax_uid, of)
+        if found.multi_frame:
+            planes, scales = frame_planes(headers[number])
+        else:
+            planes, scales = [_plane(one)], [_rescale(one.header)]
+        found.planes.extend(planes)
+        found.rescale.extend(scales)
+        found.frames.extend((source, index) for index in range(len(planes)))
+        found.padding.extend([pixels.padding_of(one.header, of)] * len(planes))
+    return found
+
+
+def _read_stack(slices: _Slices, stack: Stack, notes: Sequence[str], workers: int | None) -> Volume:
+    """Decode the slices of one stack."""
+    first = slices.planes[stack.order[0]]
+    rescale: Float64 = np.array([slices.rescale[i] for i in stack.order], dtype=np.float64)
+    shape = (len(stack.order), first.rows, first.columns)
+    padded = any(slices.padding[i] is not None for i in stack.order)
+    padding: Mask | None = np.zeros(shape, dtype=np.bool_) if padded else None
+    air = AIR.get(slices.opened[0].header.text(MODALITY), 0.0)
+
+    def into(z: int, out: Float32) -> None:
+        source, index = slices.frames[stack.order[z]]
+        values = slices.padding[stack.order[z]]
+        blank = None
+        if values is not None and padding is not None:
+            blank = pixels.Blank(values, air, padding[z])
+        source.modality_values(index, rescale[z, 0], rescale[z, 1], out, blank)
+
+    array = _decode(shape, into, workers)
+    planes = [slices.planes[i] for i in stack.order]
+    headers = slices.headers
+    if not slices.multi_frame:
+        headers = LazyHeaders([slices.opened[i] for i in stack.order])
+    return Volume(
+        array,
+        stack.affine,
+        tuple(plane.source for plane in planes),
+        headers,
+        rescale,
+        (*notes, *stack.notes),
+        np.array([plane.position for plane in planes], dtype=np.float64),
+        stack.even,
+        padding if padding is not None and padding.any() else None,
+    )
 
 
 def _open(instance: RawInstance) -> _Opened:
@@ -186,11 +291,20 @@ def _plane(one: _Opened) -> Plane:
         columns=header.unsigned(pixels.COLUMNS) or 0,
         thickness=_thickness(header),
         stack=tuple(
-            (name, header.text(tag))
+            (name, _told(header, tag))
             for tag, name in TELLS_STACKS_APART.items()
             if tag in header.values
         ),
     )
+
+
+def _told(header: RawHeader, tag: int) -> str:
+    """The value of an attribute that may tell stacks apart."""
+    if tag not in BINARY:
+        return header.text(tag)
+    raw, order = header.values[tag], ">" if header.big_endian else "<"
+    numbers = struct.unpack(f"{order}{len(raw) // 8}d", raw[: len(raw) // 8 * 8])
+    return "\\".join(f"{number:g}" for number in numbers)
 
 
 def _thickness(header: RawHeader) -> float | None:
@@ -209,62 +323,6 @@ def _rescale(header: RawHeader) -> tuple[float, float]:
         raise ReadError("a slice has a Modality LUT, which is not handled for volumes")
     slope, intercept = header.decimals(SLOPE), header.decimals(INTERCEPT)
     return slope[0] if slope else 1.0, intercept[0] if intercept else 0.0
-
-
-def _read_single_frames(opened: Sequence[_Opened], workers: int | None) -> Volume:
-    formats = [pixels.pixel_format(one.header) for one in opened]
-    planes = [_plane(one) for one in opened]
-    stack = arrange(planes)
-    ordered = [opened[i] for i in stack.order]
-    rescale = np.array([_rescale(one.header) for one in ordered], dtype=np.float64)
-    sources = [
-        pixels.Frames(one.header, one.instance.transfer_syntax_uid, formats[i])
-        for one, i in zip(ordered, stack.order, strict=True)
-    ]
-    array = _decode(
-        (len(sources), planes[0].rows, planes[0].columns),
-        lambda z, out: sources[z].modality_values(0, rescale[z, 0], rescale[z, 1], out),
-        workers,
-    )
-    return Volume(
-        array,
-        stack.affine,
-        tuple(planes[i].source for i in stack.order),
-        LazyHeaders(ordered),
-        rescale,
-        stack.notes,
-        _positions(planes, stack.order),
-    )
-
-
-def _read_multi_frame(opened: Sequence[_Opened], workers: int | None) -> Volume:
-    headers = LazyHeaders(opened)
-    planes: list[Plane] = []
-    rescales: list[tuple[float, float]] = []
-    frames: list[tuple[pixels.Frames, int]] = []
-    for one, header in zip(opened, headers, strict=True):
-        found, scales = frame_planes(header)
-        source = pixels.Frames(
-            one.header, one.instance.transfer_syntax_uid, pixels.pixel_format(one.header)
-        )
-        planes += found
-        rescales += scales
-        frames += [(source, index) for index in range(len(found))]
-    stack = arrange(planes)
-    rescale: Float64 = np.array([rescales[i] for i in stack.order], dtype=np.float64)
-
-    def into(z: int, out: Float32) -> None:
-        source, index = frames[stack.order[z]]
-        source.modality_values(index, rescale[z, 0], rescale[z, 1], out)
-
-    array = _decode((len(planes), planes[0].rows, planes[0].columns), into, workers)
-    sources = tuple(planes[i].source for i in stack.order)
-    positions = _positions(planes, stack.order)
-    return Volume(array, stack.affine, sources, headers, rescale, stack.notes, positions)
-
-
-def _positions(planes: Sequence[Plane], order: Sequence[int]) -> Float64:
-    return np.array([planes[i].position for i in order], dtype=np.float64)
 
 
 def _decode(
@@ -288,18 +346,23 @@ def _read_projection(instances: Sequence[RawInstance]) -> ProjectionImage:
         raise ReadError(f"the image has {of.frames} frames; one is handled")
     header, array = one.data_set(), np.empty((of.rows, of.columns), dtype=np.float32)
     frames = pixels.Frames(one.header, one.instance.transfer_syntax_uid, of)
+    padding: Mask = np.zeros(array.shape, dtype=np.bool_)
+    values = pixels.padding_of(one.header, of)
+    blank = None if values is None else pixels.Blank(values, 0.0, padding)
     notes: tuple[str, ...] = ()
-    inverted = of.photometric == "MONOCHROME1"
     if MODALITY_LUT in one.header.values:
-        frames.modality_values(0, 1.0, 0.0, array)
+        frames.modality_values(0, 1.0, 0.0, array, blank)
         array = apply_modality_lut(array.astype(np.int64), header).astype(np.float32)
-        ends = float(array.min()) + float(array.max())
+        seen = array[~padding] if not padding.all() else array
+        ends = float(seen.min()) + float(seen.max())
     else:
         slope, intercept = _rescale(one.header)
-        frames.modality_values(0, slope, intercept, array)
+        frames.modality_values(0, slope, intercept, array, blank)
         ends = (-1 if of.signed else 2**of.bits_stored - 1) * slope + 2 * intercept
-    if inverted:
+    if of.photometric == "MONOCHROME1":
         array = np.float32(ends) - array
         notes = ("MONOCHROME1: inverted, so that bright is dense",)
+    if padding.any() and not padding.all():
+        array[padding] = array[~padding].min()
     source = SourceFrame(one.instance.sop_class_uid, one.instance.sop_instance_uid)
     return ProjectionImage(array, header, source, notes)

@@ -162,7 +162,10 @@ def test_rounded_positions_are_no_unevenness() -> None:
 
 
 def _gap(sets: list[Dataset]) -> list[Dataset]:
-    return sets[:2] + sets[3:]
+    for z, one in enumerate(sets[3:], start=7):  # four slices are missing
+        x, y, first = (float(v) for v in sets[0].ImagePositionPatient)
+        one.ImagePositionPatient = [x, y, first + 3 * z]
+    return sets
 
 
 def _doubled(sets: list[Dataset]) -> list[Dataset]:
@@ -172,12 +175,12 @@ def _doubled(sets: list[Dataset]) -> list[Dataset]:
 
 def _uneven(sets: list[Dataset]) -> list[Dataset]:
     x, y, z = (float(v) for v in sets[-1].ImagePositionPatient)
-    sets[-1].ImagePositionPatient = [x, y, z + 1.4]
+    sets[-1].ImagePositionPatient = [x, y, z + 9.7]
     return sets
 
 
 def _turned(sets: list[Dataset]) -> list[Dataset]:
-    sets[0].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+    sets[2].ImageOrientationPatient = [0, 1, 0, 0, 0, -1]  # the others then lack it
     return sets
 
 
@@ -199,7 +202,7 @@ def _without(keyword: str) -> object:
 
 
 REFUSED = {
-    "gap": (_gap, GeometryError, "1 slice missing"),
+    "gap": (_gap, GeometryError, "4 slices missing"),
     "doubled": (_doubled, GeometryError, "6 slices lie at 5 positions.*acquisition number"),
     "uneven": (_uneven, GeometryError, "unevenly"),
     "turned": (_turned, GeometryError, "different directions"),
