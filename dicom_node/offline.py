@@ -15,6 +15,9 @@ from dicom_node.read.header import read_header
 from dicom_node.read.part10 import raw_instance
 from dicom_node.records import InstanceFacts, Peer, RawInstance, SeriesKey
 from dicom_node.settings import Settings
+from dicom_node.store.checking import problems
+from dicom_node.store.copying import TableCopy, copy_database
+from dicom_node.store.database import connect, open_database, schema_of, upgrade
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
@@ -43,6 +46,40 @@ def opened_sweeper(settings: Settings) -> Iterator[Sweeper]:
     """
     with opened_database(settings) as engine:
         yield Sweeper(settings, Retention(engine))
+
+
+def upgraded(settings: Settings) -> tuple[str | None, str | None]:
+    """Bring the database up to date; the schema before and after."""
+    engine = connect(settings.effective_database_url)
+    try:
+        before = schema_of(engine)
+        upgrade(engine)
+        return before, schema_of(engine)
+    finally:
+        engine.dispose()
+
+
+def database_problems(settings: Settings, *, content: bool) -> Iterator[str]:
+    """What is wrong with the database, or between it and the files; see `store.checking`."""
+    engine = connect(settings.effective_database_url)
+    try:
+        yield from problems(engine, settings.spool_dir, content=content)
+    finally:
+        engine.dispose()
+
+
+def copied(settings: Settings, to: str) -> list[TableCopy]:
+    """Every row of the node's database in another, empty one; see `store.copying`.
+
+    Raises:
+        ConfigurationError: there is no database yet, or the other cannot take its rows.
+    """
+    with opened_database(settings) as source:
+        target = open_database(to)
+        try:
+            return copy_database(source, target)
+        finally:
+            target.dispose()
 
 
 def explained(settings: Settings, paths: Iterable[Path], calling_ae: str) -> list[Explanation]:

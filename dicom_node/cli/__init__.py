@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from dicom_node import __version__
-from dicom_node.cli import doctor, models, node, orders, peers, routes, show, spool
+from dicom_node.cli import database, doctor, models, node, orders, peers, routes, show, spool
 from dicom_node.cli.common import err, out
 from dicom_node.errors import NodeError
 from dicom_node.web.commands import users_app
@@ -27,6 +27,7 @@ for commands in (node.commands, doctor.commands, show.commands, peers.commands, 
     app.add_typer(commands)
 app.add_typer(models.commands, name="models")
 app.add_typer(routes.commands, name="route")
+app.add_typer(database.commands, name="db")
 app.add_typer(spool.commands, name="spool")
 app.add_typer(users_app, name="users")
 

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import func, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.errors import ConfigurationError
+from dicom_node.errors import ConfigurationError, DatabaseAway
 from dicom_node.store.database import MIGRATIONS, connect, reading, utc_now
 from dicom_node.store.tables import transition
 from dicom_node.store.worklist import as_utc
@@ -58,7 +58,7 @@ def look_at(url: str) -> DatabaseState | None:
                 newest = as_utc(connection.execute(_LAST_MOVE).scalar())
         known = schema in {one.revision for one in scripts.walk_revisions()}
         return DatabaseState(engine.dialect.name, schema, head, known, ahead, newest)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, DatabaseAway) as error:
         raise ConfigurationError(
             f"the database does not answer ({type(error).__name__})"
         ) from error

@@ -133,13 +133,22 @@ def _told(engine: Engine) -> Iterator[None]:
         ) from error
 
 
+def schema_of(engine: Engine) -> str | None:
+    """The schema that the database is of; None where it has no tables of ours."""
+    with reading(engine) as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def head_schema() -> str:
+    """The schema that this program works on."""
+    return ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
+
+
 def upgrade(engine: Engine) -> None:
     """Run the migrations that are missing; several processes may call it at once."""
     scripts = ScriptDirectory(str(MIGRATIONS))
-    head = scripts.get_current_head()
-    with reading(engine) as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current == head:
+    current = schema_of(engine)
+    if current == head_schema():
         return
     if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
         raise ConfigurationError(
