@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -87,19 +88,66 @@ def check(settings: Settings) -> dict[str, ModelDescription]:
     return models
 
 
+def check_all(settings: Settings) -> dict[str, ModelDescription]:
+    """As `check`, and what a listener would refuse: access rules and certificates."""
+    from dicom_node.receive.admit import AccessRules
+    from dicom_node.receive.tls import server_context
+
+    AccessRules.of(settings)
+    if settings.receive.tls is not None:
+        server_context(settings.receive.tls)
+    return check(settings)
+
+
+@dataclass(slots=True)
+class Adoption:
+    """How a role that runs takes over other settings; empty where it has to begin again."""
+
+    act: Callable[[Settings], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a role has from here until it is told to stop, or to go on with other settings."""
+
+    settings: Settings
+    engine: Engine
+    stop: threading.Event
+    listen_socket: socket.socket | None
+    adoption: Adoption
+    ask_reload: Callable[[], None]
+
+
+def _nobody_reloads() -> None:
+    raise ConfigurationError("this process does not reload its configuration")
+
+
 def run_role(
     role: Role,
     settings: Settings,
     stop: threading.Event,
     listen_socket: socket.socket | None = None,
+    adoption: Adoption | None = None,
+    ask_reload: Callable[[], None] = _nobody_reloads,
 ) -> None:
-    """Run one role until `stop` is set."""
+    """Run one role until `stop` is set.
+
+    Args:
+        role: which.
+        settings: what it begins with.
+        stop: ends it.
+        listen_socket: where it listens, if a supervisor listens for it.
+        adoption: gets the hand by which it takes over other settings, if it can while it runs.
+        ask_reload: asks for the configuration to be read anew.
+    """
+    adoption = adoption or Adoption()
+    adoption.act = None
     for folder in (settings.spool_dir, settings.results_dir):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         engine = patiently(lambda: open_database(settings.effective_database_url), stop)
         try:
-            _PARTS[role](settings, engine, stop, listen_socket)
+            _PARTS[role](Stretch(settings, engine, stop, listen_socket, adoption, ask_reload))
         finally:
             engine.dispose()
     except DatabaseAway as error:
@@ -109,23 +157,18 @@ def run_role(
         log.warning("stopped while the database was away", reason=str(error))
 
 
-def _receive(
-    settings: Settings,
-    engine: Engine,
-    stop: threading.Event,
-    listen_socket: socket.socket | None,
-) -> None:
+def _receive(to: Stretch) -> None:
     from dicom_node.receive.scp import Receiver
 
-    receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket)
+    receiver = Receiver(to.settings, Intake(to.engine), listen_socket=to.listen_socket)
+    to.adoption.act = receiver.adopt
     receiver.start()
-    stop.wait()
+    to.stop.wait()
     receiver.stop()
 
 
-def _assemble(
-    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
-) -> None:
+def _assemble(to: Stretch) -> None:
+    settings, engine, stop = to.settings, to.engine, to.stop
     models = check(settings)
     leases = LeaseWatch(patient(JobQueue(engine), stop), settings.infer.lease_seconds)
     outbox = patient(AuditOutbox(engine), stop)
@@ -163,11 +206,10 @@ def timers(*jobs: tuple[Callable[[], None], float]) -> Iterator[None]:
         scheduler.shutdown()
 
 
-def _infer(
-    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
-) -> None:
+def _infer(to: Stretch) -> None:
     from dicom_node.infer.worker import Worker
 
+    settings, engine, stop = to.settings, to.engine, to.stop
     owner = worker_name(os.getpid())
     queue = patient(JobQueue(engine), stop)
     with Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell:
@@ -189,12 +231,11 @@ def _signal_name(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _deliver(
-    settings: Settings, engine: Engine, stop: threading.Event, _: socket.socket | None
-) -> None:
+def _deliver(to: Stretch) -> None:
     from dicom_node.deliver.census import Census
     from dicom_node.deliver.loop import Courier, listening_for_reports
 
+    settings, engine, stop = to.settings, to.engine, to.stop
     outbox = patient(Outbox(engine), stop)
     outbox.abandon_unknown(settings.destination)
     census = Census(settings, patient(Assembly(engine), stop))
@@ -238,20 +279,16 @@ def _own_port(settings: Settings) -> int:
         raise PeerUnreachable("the listener's port is not known yet") from error
 
 
-def _web(
-    settings: Settings,
-    engine: Engine,
-    stop: threading.Event,
-    listen_socket: socket.socket | None,
-) -> None:
+def _web(to: Stretch) -> None:
     from dicom_node.web.server import serve_page
 
-    listener = listen_socket or bind(settings.web)
+    listener = to.listen_socket or bind(to.settings.web)
     with listener:
-        serve_page(page_parts(settings, engine), settings, listener, stop)
+        parts = page_parts(to.settings, to.engine, to.ask_reload)
+        serve_page(parts, to.settings, listener, to.stop)
 
 
-_PARTS: dict[Role, Callable[[Settings, Engine, threading.Event, socket.socket | None], None]] = {
+_PARTS: dict[Role, Callable[[Stretch], None]] = {
     Role.RECEIVE: _receive,
     Role.ASSEMBLE: _assemble,
     Role.INFER: _infer,
@@ -260,7 +297,9 @@ _PARTS: dict[Role, Callable[[Settings, Engine, threading.Event, socket.socket | 
 }
 
 
-def page_parts(settings: Settings, engine: Engine) -> "Parts":
+def page_parts(
+    settings: Settings, engine: Engine, ask_reload: Callable[[], None] = _nobody_reloads
+) -> "Parts":
     """What the page may ask and do: the store, and the hands of other stages."""
     from dicom_node.deliver import scu
     from dicom_node.web.parts import Parts
@@ -283,6 +322,7 @@ def page_parts(settings: Settings, engine: Engine) -> "Parts":
         operator=partial(Operator, engine),
         echo=echo,
         routes_of=partial(_routes_of, settings),
+        ask_reload=ask_reload,
     )
 
 

@@ -1,9 +1,10 @@
 """The processes of a node on one machine: starts each role, and starts again what died.
 
 What comes in: settings and the configuration file that the children read too. What goes out: a running
-node, `node.json` in the data folder that says where it listens, and after a signal, silence. It owns the
-listening socket, so that connections wait, rather than fail, while a receiver is started again. A child
-ends by itself when the supervisor is gone: it holds the other end of its standard input.
+node, `node.json` in the data folder that says where it listens, and after a signal, silence. SIGHUP reads the
+configuration anew. It owns the listening socket, so that connections wait, rather than fail, while a receiver
+is started again. A child ends by itself when the supervisor is gone, which holds the other end of its
+standard input.
 """
 
 import fcntl
@@ -22,11 +23,13 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from dicom_node.app import Role, check, worker_died
+from dicom_node.app import Role, check_all, worker_died
 from dicom_node.doctor import Verdict, examine_quickly
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, prepare
+from dicom_node.observe.reload import Reload, forget_reloads, last_reload
+from dicom_node.reload import first_snapshot, reloaded
 from dicom_node.settings import Settings
 from dicom_node.store.database import open_database
 from dicom_node.web.listen import bind, url_of
@@ -37,6 +40,7 @@ BACKLOG = 128
 STOP_SECONDS = 20.0
 RESTART_FIRST_SECONDS = 0.5
 RESTART_LONGEST_SECONDS = 30.0
+RELOAD_SECONDS = 15.0
 HEALTHY_SECONDS = 60.0
 """A child that lived so long starts again at once when it dies."""
 
@@ -91,6 +95,24 @@ def ports_of(node: RunningNode | None) -> set[int]:
     return {node.port} | ({page} if page else set())
 
 
+def reload_running(data_dir: Path) -> Reload:
+    """Have the node on this folder read its configuration anew; returns what came of it.
+
+    Raises:
+        ConfigurationError: no node runs there, or it does not answer.
+    """
+    node, before = running_node(data_dir), last_reload(data_dir)
+    if node is None:
+        raise ConfigurationError(f"data_dir: no node runs on {data_dir}")
+    os.kill(node.pid, signal.SIGHUP)
+    until = time.monotonic() + RELOAD_SECONDS
+    while time.monotonic() < until:
+        if (found := last_reload(data_dir)) is not None and found != before:
+            return found
+        time.sleep(0.05)
+    raise ConfigurationError("the node has not answered; its log says more")
+
+
 def tell_findings(settings: Settings) -> None:
     """Log what the quick checks have to say against this machine; nothing keeps the node from starting."""
     for one in examine_quickly(settings):
@@ -106,16 +128,19 @@ def serve(settings: Settings, config: Path | None) -> None:
     Raises:
         ConfigurationError: the port is taken, the data folder is in use, a route names no model.
     """
-    check(settings)
-    stop = threading.Event()
+    snapshot = first_snapshot(settings, check_all(settings))
+    stop, told = threading.Event(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: told.set())
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with (
         _locked(settings.data_dir),
         _listening(settings) as listener,
         _page_listening(settings) as page_listener,
     ):
+        forget_reloads(settings.data_dir)
+        in_effect = snapshot.write()
         # migrate once, before the children
         open_database(settings.effective_database_url).dispose()
         host, port = listener.getsockname()[:2]
@@ -133,31 +158,18 @@ def serve(settings: Settings, config: Path | None) -> None:
         log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):
+                if told.is_set():
+                    told.clear()
+                    if (new := reloaded(snapshot, config)) is not snapshot:
+                        snapshot = new
+                        snapshot.write()
                 for child in children:
-                    _keep_alive(child, config, settings)
+                    _keep_alive(child, in_effect, settings)
         finally:
             _end_all(children)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
+            in_effect.unlink(missing_ok=True)  # it holds what secrets the configuration holds
             log.info("node stopped")
-
-
-def run_until_told(role: Role, settings: Settings, listen_fd: int | None, supervised: bool) -> None:
-    """Run one role in this process until a signal, or until the supervisor is gone."""
-    from dicom_node.app import run_role
-
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    if supervised:
-        threading.Thread(target=_wait_for_orphanhood, args=(stop,), daemon=True).start()
-    listener = None if listen_fd is None else socket.socket(fileno=listen_fd)
-    run_role(role, settings, stop, listener)
-
-
-def _wait_for_orphanhood(stop: threading.Event) -> None:
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    stop.set()
 
 
 @contextmanager
@@ -197,7 +209,7 @@ def _page_listening(settings: Settings) -> Iterator[socket.socket | None]:
         yield listener
 
 
-def _keep_alive(child: _Child, config: Path | None, settings: Settings) -> None:
+def _keep_alive(child: _Child, config: Path, settings: Settings) -> None:
     now = time.monotonic()
     if child.process is None:
         if now >= child.restart_at:
@@ -217,11 +229,9 @@ def _keep_alive(child: _Child, config: Path | None, settings: Settings) -> None:
     log.error("process died", process=str(child), code=code, restart_in=wait)
 
 
-def _start(child: _Child, config: Path | None) -> None:
+def _start(child: _Child, config: Path) -> None:
     command = [sys.executable, "-m", "dicom_node", "serve", "--role", child.role.value]
-    command += ["--supervised"]
-    if config is not None:
-        command += ["--config", str(config)]
+    command += ["--supervised", "--config", str(config)]
     inherited: tuple[int, ...] = ()
     if child.listener is not None:
         inherited = (child.listener.fileno(),)

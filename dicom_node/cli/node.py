@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dicom_node.cli.common import ConfigOption, JsonOption, out
-from dicom_node.errors import ExitCode
+from dicom_node.errors import ConfigurationError, ExitCode
 from dicom_node.settings import load_settings
 
 commands = typer.Typer()
@@ -27,7 +27,7 @@ def serve(
     listen_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the node: listener, assembler, inference worker, courier and page."""
-    from dicom_node import supervisor
+    from dicom_node import roles, supervisor
     from dicom_node.app import Role
     from dicom_node.observe.logging import configure
 
@@ -38,7 +38,23 @@ def serve(
         return
     if role not in [known.value for known in Role]:
         raise typer.BadParameter(f"{role!r}; known: {', '.join(known.value for known in Role)}")
-    supervisor.run_until_told(Role(role), settings, listen_fd, supervised)
+    if supervised and config is not None:
+        roles.run_supervised(Role(role), config, listen_fd)
+    else:
+        roles.run_alone(Role(role), settings, config)
+
+
+@commands.command()
+def reload(config: ConfigOption = None) -> None:
+    """Have the node that runs read its configuration anew; open associations stay open."""
+    from dicom_node.supervisor import reload_running
+
+    outcome = reload_running(load_settings(config).data_dir)
+    if outcome.error:
+        raise ConfigurationError(outcome.error)
+    out.print(f"Changed: {', '.join(outcome.changed) or 'nothing'}", highlight=False)
+    if outcome.waiting:
+        out.print(f"Wait for a restart: {', '.join(outcome.waiting)}", highlight=False)
 
 
 @commands.command()

@@ -32,6 +32,8 @@ class Kind(Enum):
     STOP = ("110121", "Application Stop")
     LOGIN = ("110122", "Login")
     LOGOUT = ("110123", "Logout")
+    NODE = ("110126", "Node Authentication")
+    SOFTWARE = ("110131", "Software Configuration")
     ROLES = ("110136", "Security Roles Changed")
     USERS = ("110137", "User security Attributes Changed")
 

@@ -8,6 +8,7 @@ What the database knows is not counted here but asked of it: see `web.metrics`.
 """
 
 import os
+import threading
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ TOLD = ("rejection",)
 LONGEST_LABEL = 80
 
 _counter: Any = None
+_making = threading.Lock()
 
 
 def count_event(
@@ -29,21 +31,27 @@ def count_event(
 
 
 def _count(method: str, event: Mapping[str, Any]) -> None:
-    global _counter
-    if _counter is None:
-        # imported now: the library looks for the folder when it is loaded
-        from prometheus_client import Counter
-
-        _counter = Counter(
-            "dicom_node_log_events",
-            "Log events of all processes.",
-            ("level", "module", "event", "reason"),
-        )
     reason = next((str(event[key]) for key in TOLD if key in event), "")
     module = str(event.get("module", "")).removeprefix("dicom_node.")
     told = str(event.get("event", ""))
     labels = (str(event.get("level", method)), module, told, reason)
-    _counter.labels(*(label[:LONGEST_LABEL] for label in labels)).inc()
+    _events().labels(*(label[:LONGEST_LABEL] for label in labels)).inc()
+
+
+def _events() -> Any:
+    """The counter; made once, also where two threads log the first event at the same time."""
+    global _counter
+    with _making:
+        if _counter is None:
+            # imported now: the library looks for the folder when it is loaded
+            from prometheus_client import Counter
+
+            _counter = Counter(
+                "dicom_node_log_events",
+                "Log events of all processes.",
+                ("level", "module", "event", "reason"),
+            )
+    return _counter
 
 
 def prepare(folder: Path) -> Path:

@@ -53,6 +53,10 @@ class Readiness:
             return "the disk is low"
         return self._indexer.blocked
 
+    def keep_free(self, reserve_bytes: int) -> None:
+        """Another limit of free disk."""
+        self._reserve = reserve_bytes
+
     def spool_failed(self) -> None:
         """A write or sync failed: what the disk holds is unknown, so this process takes nothing more."""
         if not self._spool_failed.is_set():

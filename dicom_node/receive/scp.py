@@ -11,7 +11,12 @@ import threading
 import time
 import traceback
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from ssl import SSLContext
+
+from pynetdicom import AE
+from pynetdicom.presentation import PresentationContext
 
 from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
 from dicom_node.observe.logging import get_logger
@@ -44,6 +49,32 @@ STOP_SECONDS = 15.0
 SLOT_SECONDS = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What a new association is offered; it keeps them to its end."""
+
+    rules: AccessRules
+    contexts: list[PresentationContext]
+    ae: AE
+    tls: SSLContext | None
+    patience: Patience
+    max_bytes: int
+
+    @classmethod
+    def of(cls, settings: Settings, patience: Patience | None) -> "_Terms":
+        receive = settings.receive
+        title = receive.ae_title
+        return cls(
+            rules=AccessRules.of(settings),
+            contexts=supported_contexts(storage_sop_classes(receive.private_sop_classes)),
+            ae=application_entity(title, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME),
+            tls=server_context(receive.tls) if receive.tls else None,
+            patience=patience
+            or Patience(negotiation=receive.negotiation_timeout, idle=receive.network_timeout),
+            max_bytes=receive.max_instance_mb << 20,
+        )
+
+
 class Receiver:
     """A DICOM listener: C-STORE and C-ECHO as SCP."""
 
@@ -70,13 +101,9 @@ class Receiver:
         """
         settings.spool_dir.mkdir(parents=True, exist_ok=True)
         receive = settings.receive
-        self._settings = settings
-        self._rules = AccessRules.of(settings)
-        self._contexts = supported_contexts(storage_sop_classes(receive.private_sop_classes))
-        self._ae = application_entity(
-            receive.ae_title, IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-        )
-        self._tls = server_context(receive.tls) if receive.tls else None
+        self._spool_dir = settings.spool_dir
+        self._given_patience = patience
+        self._terms = _Terms.of(settings, patience)
         self._indexer = Indexer(settings.spool_dir, intake)
         reserve = receive.disk_reserve_mb << 20
         self._readiness = Readiness(settings.spool_dir, reserve, self._indexer)
@@ -84,9 +111,6 @@ class Receiver:
             settings.spool_dir / "associations.lock",
             total=receive.max_associations,
             per_peer=receive.max_associations_per_peer,
-        )
-        self._patience = patience or Patience(
-            negotiation=receive.negotiation_timeout, idle=receive.network_timeout
         )
         self._listener = listen_socket or _bind(receive.host, receive.port)
         self._listener.setblocking(False)
@@ -106,6 +130,19 @@ class Receiver:
         """Recover what a dead process left, and accept associations."""
         self._indexer.start()
         self._acceptor.start()
+
+    def adopt(self, settings: Settings) -> None:
+        """Go on with other settings: associations that are open keep theirs, new ones get these.
+
+        Host, port and folder stay as they are.
+
+        Raises:
+            ConfigurationError: they cannot be used; nothing has changed.
+        """
+        self._terms = _Terms.of(settings, self._given_patience)
+        receive = settings.receive
+        self._readiness.keep_free(receive.disk_reserve_mb << 20)
+        self._slots.allow(receive.max_associations, receive.max_associations_per_peer)
 
     def stop(self, deadline: float = STOP_SECONDS) -> None:
         """Accept nothing more, let open associations end, cut those that do not, and index the rest.
@@ -154,9 +191,9 @@ class Receiver:
             log.warning("connection not accepted", reason=error.strerror)
             self._stopping.wait(0.05)
             return
-        host = str(address[0])
+        host, terms = str(address[0]), self._terms
         try:
-            connection = Connection(sock, host, self._patience)
+            connection = Connection(sock, host, terms.patience)
         except OSError:
             sock.close()
             return
@@ -164,7 +201,7 @@ class Receiver:
             log.warning("half-open connection closed to make room", host=victim.host)
             victim.cut()
         try:
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection, terms), daemon=True).start()
         except RuntimeError:
             log.warning("connection not accepted", reason="the system gives no thread")
             connection.close()
@@ -172,13 +209,13 @@ class Receiver:
 
     # --- one connection -----------------------------------------------------------------------
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: Connection, terms: "_Terms") -> None:
         try:
-            if self._tls is not None:
-                connection.secure(self._tls)
-            association = AcceptedAssociation(self._ae, connection, self._contexts, MAX_PDU)
+            if terms.tls is not None:
+                connection.secure(terms.tls)
+            association = AcceptedAssociation(terms.ae, connection, terms.contexts, MAX_PDU)
             try:
-                self._answer(connection, association)
+                self._answer(connection, association, terms)
             except ProtocolError as error:
                 log.warning("protocol error", host=connection.host, reason=str(error))
                 association.send_abort(error.reason)
@@ -193,12 +230,14 @@ class Receiver:
             connection.close()
             self._connections.remove(connection)
 
-    def _answer(self, connection: Connection, association: AcceptedAssociation) -> None:
+    def _answer(
+        self, connection: Connection, association: AcceptedAssociation, terms: "_Terms"
+    ) -> None:
         applicant = association.await_request()
         if applicant is None:
             return
         peer = Peer(applicant.calling_ae, applicant.called_ae, applicant.host)
-        rejection = admit(applicant, self._rules, congestion=self._readiness.congestion)
+        rejection = admit(applicant, terms.rules, congestion=self._readiness.congestion)
         slot = None if rejection is not None else self._take_slot(connection.host)
         if slot is None:
             rejection = rejection or pdu.TEMPORARY_CONGESTION
@@ -207,7 +246,7 @@ class Receiver:
             return
         try:
             self._connections.promote(connection)
-            abort = self._associate(connection, association, peer)
+            abort = self._associate(connection, association, peer, terms.max_bytes)
         finally:
             self._slots.give_back(slot)
         if abort is not None:
@@ -222,17 +261,14 @@ class Receiver:
         return slot
 
     def _associate(
-        self, connection: Connection, association: AcceptedAssociation, peer: Peer
+        self,
+        connection: Connection,
+        association: AcceptedAssociation,
+        peer: Peer,
+        max_bytes: int,
     ) -> AbortReason | None:
         """Serve an association to its end; why it is to be aborted, None where it ended otherwise."""
-        receive = self._settings.receive
-        custody = Custody(
-            self._settings.spool_dir,
-            peer,
-            self._indexer,
-            self._readiness,
-            receive.max_instance_mb << 20,
-        )
+        custody = Custody(self._spool_dir, peer, self._indexer, self._readiness, max_bytes)
         association.accept()
         connection.negotiated()
         messages = Messages(connection, association, custody)

@@ -29,10 +29,14 @@ class Slots:
 
     def __init__(self, file: Path, *, total: int, per_peer: int) -> None:
         self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._total = total
-        self._per_peer = min(per_peer, _PEER_SPAN)
+        self.allow(total, per_peer)
         self._held: set[int] = set()
         self._lock = threading.Lock()
+
+    def allow(self, total: int, per_peer: int) -> None:
+        """Other caps; what is open above them stays open."""
+        self._total = total
+        self._per_peer = min(per_peer, _PEER_SPAN)
 
     def take(self, peer: str) -> Slot | None:
         """A slot for an association of this peer; None where it, or everybody, has too many."""

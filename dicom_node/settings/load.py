@@ -6,6 +6,7 @@ key, says what is wrong with it, and suggests the key that was probably meant. N
 """
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from dicom_node.errors import ConfigurationError
 from dicom_node.settings.node import ENVIRONMENT_PREFIX, Settings
 
 DEFAULT_FILE = Path("dicom-node.toml")
+SNAPSHOT_SUFFIX = ".json"
+"""Of the file in which a supervisor hands its processes what it validated."""
 
 
 def load_settings(file: Path | None = None) -> Settings:
@@ -34,19 +37,21 @@ def load_settings(file: Path | None = None) -> Settings:
         file = Path(named)
     if file is None and DEFAULT_FILE.exists():
         file = DEFAULT_FILE
-    values: Mapping[str, Any] = {} if file is None else _read_toml(file)
+    values: Mapping[str, Any] = {} if file is None else _read(file)
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, file)) from error
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> dict[str, Any]:
     try:
+        if file.suffix == SNAPSHOT_SUFFIX:
+            return dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigurationError(f"{file}: no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ConfigurationError(f"{file}: {error}") from error
 
 

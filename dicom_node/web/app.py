@@ -17,7 +17,16 @@ from starlette.staticfiles import StaticFiles
 from dicom_node import __version__
 from dicom_node.errors import DatabaseAway
 from dicom_node.observe.logging import get_logger
-from dicom_node.web import api, health, login, metrics, orders, pages, pictures
+from dicom_node.web import (
+    api,
+    configuration,
+    health,
+    login,
+    metrics,
+    orders,
+    pages,
+    pictures,
+)
 from dicom_node.web.guard import MustChangePassword, NotLoggedIn, Shield, caller_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
@@ -40,7 +49,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     app.state.studio = pictures.Studio()
     app.state.meter = metrics.Meter(parts)
-    for part in (login, health, metrics, pages, api, orders, pictures):
+    for part in (login, health, metrics, pages, api, orders, pictures, configuration):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(NotLoggedIn, _not_logged_in)

@@ -28,6 +28,7 @@ from starlette.responses import Response
 
 from dicom_node import __version__
 from dicom_node.observe.metrics import FOLDER_VARIABLE
+from dicom_node.observe.reload import last_reload
 from dicom_node.store.database import utc_now
 from dicom_node.store.worklist import as_utc
 from dicom_node.web.parts import Parts
@@ -180,6 +181,17 @@ class Meter:
             "dicom_node_disk_reserve_bytes",
             "Free disk below which nothing more is accepted.",
             value=settings.receive.disk_reserve_mb * 2**20,
+        )
+        reload = last_reload(settings.data_dir)
+        yield GaugeMetricFamily(
+            "dicom_node_configuration_reload_ok",
+            "0 where the configuration was changed and cannot be used.",
+            value=0 if reload and reload.error else 1,
+        )
+        yield GaugeMetricFamily(
+            "dicom_node_configuration_waiting",
+            "Settings that were changed and wait for a restart.",
+            value=len(reload.waiting) if reload else 0,
         )
         info = GaugeMetricFamily("dicom_node_info", "Version.", labels=("version", "ae_title"))
         info.add_metric((__version__, settings.receive.ae_title), 1)

@@ -48,4 +48,6 @@ class Parts:
     """C-ECHO to a destination; raises `PeerUnreachable` or `PeerRefused`."""
     routes_of: Callable[[Mapping[str, Any], str, str, int], list[RouteVerdict]]
     """Which routes a series takes: header values, calling AE, called AE, number of instances."""
+    ask_reload: Callable[[], None]
+    """Have the configuration read anew; what came of it is told by `observe.reload`."""
     attempts: Attempts = field(default_factory=Attempts)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from dicom_node import __version__
+from dicom_node.observe.reload import last_reload
 
 HERE = Path(__file__).parent
 CARD_PICTURE = re.compile(r"[A-Za-z0-9_-]+\.(png|jpg)")
@@ -55,9 +56,11 @@ def page(request: Request, template: str, code: int = 200, **values: Any) -> HTM
     """A page, or the part of one that htmx asked for."""
     values.setdefault("caller", None)
     values.setdefault("error", None)
+    settings = request.app.state.parts.settings
     told = _environment.get_template(template).render(
         path=request.url.path,
-        marked=request.app.state.parts.settings.not_for_clinical_use,
+        marked=settings.not_for_clinical_use,
+        reload=last_reload(settings.data_dir),
         **values,
     )
     return HTMLResponse(told, code)

@@ -61,6 +61,12 @@ def account_changed(request: Request, user: str, whose: str, what: str) -> None:
     _add(parts, request, actors, Event.ALERT, Action.EXECUTE, kind=Kind.USERS)
 
 
+def reloaded(request: Request, user: str) -> None:
+    """Somebody had the configuration read anew."""
+    parts = request.app.state.parts
+    _add(parts, request, user, Event.ALERT, Action.EXECUTE, kind=Kind.SOFTWARE)
+
+
 def seen(request: Request, user: str, study: dict[str, Any]) -> None:
     """Somebody looked at a study or a picture of it."""
     _study(request, user, study, Action.READ, {})

@@ -30,6 +30,7 @@ PAGES = (
     "/models/ct_structures",
     "/routes",
     "/accounts",
+    "/configuration",
 )
 SETTINGS: dict[str, Any] = {
     "destination": {"pacs": {"ae_title": "PACS", "host": "127.0.0.1", "port": 1}},

@@ -1,11 +1,15 @@
 """`/metrics`: what the database and the processes know, in Prometheus' own words, without patients."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dicom_node.observe.metrics import FOLDER_VARIABLE, prepare
 from tests.builders.worklist import Site
 from tests.page import Page, served
 
@@ -64,3 +68,39 @@ def test_no_patient_is_in_the_metrics(page: Page, tmp_path: Path) -> None:
         text = client.get("/metrics").text
     for told in ("Meier", "PID0", "ACC0", "1.2.826"):
         assert told not in text
+
+
+def test_two_threads_that_log_first_are_both_counted(tmp_path: Path) -> None:
+    program = """
+import sys, threading, time
+from dicom_node.observe.metrics import count_event
+import prometheus_client.multiprocess
+made = prometheus_client.Counter
+def slowly(*arguments):
+    time.sleep(0.05)  # what a scheduler may do here
+    return made(*arguments)
+prometheus_client.Counter = slowly
+threads = [
+    threading.Thread(target=count_event, args=(None, "info", {"event": "e", "module": "m"}))
+    for _ in range(8)
+]
+for t in threads: t.start()
+for t in threads: t.join()
+registry = prometheus_client.CollectorRegistry()
+prometheus_client.multiprocess.MultiProcessCollector(registry)
+print(prometheus_client.generate_latest(registry).decode())
+"""
+    environment = os.environ | {FOLDER_VARIABLE: str(prepare(tmp_path / "metrics"))}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert (
+        'dicom_node_log_events_total{event="e",level="info",module="m",reason=""} 8.0'
+        in done.stdout
+    )
+    assert done.stderr == ""
