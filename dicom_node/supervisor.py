@@ -40,7 +40,7 @@ BACKLOG = 128
 STOP_SECONDS = 20.0
 RESTART_FIRST_SECONDS = 0.5
 RESTART_LONGEST_SECONDS = 30.0
-RELOAD_SECONDS = 15.0
+RELOAD_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0
 """A child that lived so long starts again at once when it dies."""
 

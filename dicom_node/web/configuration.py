@@ -22,7 +22,7 @@ from dicom_node.web.views import View
 log = get_logger(__name__)
 router = APIRouter()
 
-SECONDS = 15.0
+SECONDS = 30.0
 LOOK_SECONDS = 0.05
 UNABLE = refusal(409, "Nobody here can reload.")
 

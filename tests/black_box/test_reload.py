@@ -68,7 +68,7 @@ def address(node: Node, calling: str) -> scu.Address:
     return scu.Address("127.0.0.1", node.address.port, "DICOM_NODE", calling)
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
