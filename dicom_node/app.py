@@ -40,6 +40,7 @@ from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.patience import patient, patiently
 from dicom_node.store.retention import Retention
+from dicom_node.store.tally import Tally
 from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.audit import AuditCourier, sink_of
 from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
@@ -54,6 +55,7 @@ log = get_logger(__name__)
 LEASE_SWEEP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
 COUNTS_SECONDS = 1.0
+TALLY_SECONDS = 30.0
 WORKER_LOOKS_SECONDS = 2.0
 """How often a worker looks for jobs by itself while it can be woken."""
 COURIER_LOOKS_SECONDS = 0.5
@@ -180,6 +182,7 @@ def _assemble(to: Stretch) -> None:
             (leases.sweep, LEASE_SWEEP_SECONDS),
             (sweeper.sweep, settings.retention.sweep_seconds),
             (audit.send, AUDIT_SECONDS),
+            (Tally(engine).compact, TALLY_SECONDS),
         ),
     ):
         Assembler(settings, models, patient(Assembly(engine), stop), pause=bell.pause).run(stop)

@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, text
+from sqlalchemy import func, insert, select, text
 
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Outcome
@@ -28,6 +28,7 @@ from dicom_node.store.database import Engine, open_database, writing
 from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
+from dicom_node.store.metering import Metering
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
 from dicom_node.store.tables import (
@@ -42,6 +43,7 @@ from dicom_node.store.tables import (
     series,
     transition,
 )
+from dicom_node.store.tally import note
 from tests.builders.store import BEGINNING, LENGTH, queued_series, received, send, slice_attributes
 
 SLICES = 50
@@ -65,6 +67,7 @@ def fill(engine: Engine, instances: int) -> None:
                     if rows.get(table):
                         connection.execute(insert(table), rows[table])
             rows.clear()
+    _count(engine)
     _set_sequences(engine)
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
@@ -113,6 +116,15 @@ def _one_job(
             add(transition, entity="delivery", entity_id=row_id, new=state, reason="b", at=at)
 
 
+def _count(engine: Engine) -> None:
+    """What the store would have counted while these rows came."""
+    with writing(engine) as connection:
+        for table in (instance, series, job, delivery):
+            states = select(table.c.state, func.count()).group_by(table.c.state)
+            for state, count in connection.execute(states).all():
+                note(connection, table.name, {state.value: count})
+
+
 def _set_sequences(engine: Engine) -> None:
     """PostgreSQL's identity columns do not follow rows that name their own id."""
     if engine.dialect.name != "postgresql":
@@ -148,7 +160,8 @@ def measure(engine: Engine, times: int, turn: int) -> dict[str, float]:
         "due": _median(lambda: outbox.due("pacs", 600.0), times),
         "running": _median(queue.running, times),
         "studies": _median(lambda: view.studies(limit=50), times),
-        "counts": _median(view.counts, 3),
+        "counts": _median(view.counts, times),
+        "metrics": _median(Metering(engine).states, times),
         "purgeable": _median(lambda: retention.purgeable(old), 3),
     }
 

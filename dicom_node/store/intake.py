@@ -19,6 +19,7 @@ from dicom_node.records import Ending, Peer, ReceivedInstance, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.dialect import batched, insert_or_ignore, ring
 from dicom_node.store.tables import association, carriage, instance, job, series
+from dicom_node.store.tally import OPEN, note
 from dicom_node.store.transitions import began, move
 
 SERIES_ATTRIBUTES = (
@@ -63,8 +64,9 @@ class Intake:
     ) -> None:
         """Remember an association that has begun to store; saying it twice is harmless."""
         with writing(self._engine) as connection:
-            connection.execute(
-                insert_or_ignore(connection, association).values(
+            opened = connection.execute(
+                insert_or_ignore(connection, association)
+                .values(
                     id=association_id,
                     calling_ae=peer.calling_ae,
                     called_ae=peer.called_ae,
@@ -73,7 +75,10 @@ class Intake:
                     indexed_to=0,
                     opened_at=opened_at,
                 )
-            )
+                .returning(association.c.id)
+            ).first()
+            if opened is not None:
+                note(connection, association.name, {OPEN: 1})
 
     def index(
         self, association_id: str, instances: Sequence[ReceivedInstance], indexed_to: int
@@ -105,10 +110,13 @@ class Intake:
     ) -> None:
         """Remember how an association ended, and when (default: now); the first word counts."""
         with writing(self._engine) as connection:
-            connection.execute(
+            ended = connection.execute(
                 update(association)
                 .where(association.c.id == association_id, association.c.ending.is_(None))
                 .values(ending=ending, ended_at=ended_at or utc_now())
+            )
+            note(
+                connection, association.name, {OPEN: -ended.rowcount, ending.value: ended.rowcount}
             )
             ring(connection, "series")
 
@@ -150,6 +158,7 @@ def _insert_instances(
         [_values(by_content[content]) for content in sorted(by_content)],
     )
     inserted = {(row.sop_instance_uid, row.sha256) for row in new}
+    note(connection, instance.name, {InstanceState.RECEIVED.value: len(inserted)})
     _quarantine_conflicts(connection, {uid for uid, _ in inserted})
     inserted |= _restore_purged(connection, by_content, set(by_content) - inserted)
     fresh: dict[SeriesKey, list[ReceivedInstance]] = defaultdict(list)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 from dicom_node.lifecycle import DeliveryState, JobState
 from dicom_node.store.database import reading
 from dicom_node.store.tables import association, delivery, instance, job, result, series, transition
+from dicom_node.store.tally import Tally
 from dicom_node.store.worklist import as_utc
 
 
@@ -77,23 +78,17 @@ class Metering:
             )
 
     def states(self) -> dict[tuple[str, str], int]:
-        """(entity, state) -> how many are in it."""
-        with reading(self._engine) as connection:
-            return {
-                (table.name, state.value): count
-                for table in (series, job, delivery)
-                for state, count in connection.execute(
-                    select(table.c.state, func.count()).group_by(table.c.state)
-                )
-            }
+        """(entity, state) -> how many are in it, for series, jobs, deliveries; of those there are any."""
+        found = Tally(self._engine).counts()
+        return {
+            (table.name, state): count
+            for table in (series, job, delivery)
+            for state, count in found.get(table.name, {}).items()
+        }
 
     def endings(self) -> dict[str, int]:
         """How associations ended; OPEN for those that have not."""
-        with reading(self._engine) as connection:
-            rows = connection.execute(
-                select(association.c.ending, func.count()).group_by(association.c.ending)
-            )
-            return {ending.value if ending else "OPEN": count for ending, count in rows}
+        return Tally(self._engine).counts().get(association.name, {})
 
 
 def _end(connection: Connection) -> Cursor:

@@ -6,11 +6,12 @@ What comes in: a filter. What goes out: plain dictionaries, fit for a table, JSO
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, select
 
 from dicom_node.lifecycle import DeliveryState
 from dicom_node.store.database import reading
 from dicom_node.store.tables import association, delivery, instance, job, result, series, transition
+from dicom_node.store.tally import OPEN, Tally
 
 
 class Overview:
@@ -59,21 +60,13 @@ class Overview:
             return sorted(moves, key=lambda row: int(row["id"]))
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many instances, series, jobs and deliveries are in each state."""
-        with reading(self._engine) as connection:
-            found = {
-                table.name: {
-                    state.value: count
-                    for state, count in connection.execute(
-                        select(table.c.state, func.count()).group_by(table.c.state)
-                    )
-                }
-                for table in (instance, series, job, delivery)
-            }
-            still_open = connection.execute(
-                select(func.count()).select_from(association).where(association.c.ending.is_(None))
-            ).scalar_one()
-            return found | {"association": {"OPEN": still_open}}
+        """How many instances, series, jobs and deliveries are in each state, and associations open."""
+        found = Tally(self._engine).counts()
+        still_open = found.get(association.name, {}).get(OPEN, 0)
+        counted = {
+            table.name: found.get(table.name, {}) for table in (instance, series, job, delivery)
+        }
+        return counted | {association.name: {OPEN: still_open}}
 
 
 def _series(row: Any, jobs: list[dict[str, Any]]) -> dict[str, Any]:

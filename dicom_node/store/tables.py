@@ -2,8 +2,8 @@
 
 Who came (association), what came (instance), what it makes (series revision), what is to be done (job
 and its frozen input), what was made (result), where it goes (delivery), every move of a state
-(transition), and what was learned of a sender (source). Wall-clock columns are for people; nothing times
-out by them.
+(transition), how many are in each state (tally), and what was learned of a sender (source). Wall-clock
+columns are for people; nothing times out by them.
 """
 
 from sqlalchemy import (
@@ -220,4 +220,14 @@ transition = Table(
     Column("reason", Text, nullable=False),
     Column("at", When, nullable=False),
     Index(None, "entity", "entity_id"),
+)
+
+tally = Table(
+    "tally",
+    metadata,
+    # how many more, or fewer, are in a state; the sums are what there is
+    Column("id", Id, primary_key=True),
+    Column("entity", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("number", BigInteger, nullable=False),
 )

@@ -12,6 +12,7 @@ from dicom_node.lifecycle import DeliveryState, JobState, State, check_move
 from dicom_node.store.database import utc_now
 from dicom_node.store.dialect import ring
 from dicom_node.store.tables import transition
+from dicom_node.store.tally import note
 
 WORK: dict[State, str] = {JobState.QUEUED: "job", DeliveryState.PENDING: "delivery"}
 """States in which a row waits for somebody, who is woken."""
@@ -74,12 +75,15 @@ def move_all(
     chosen = select(*values).where(which, table.c.state == old)
     connection.execute(insert(transition).from_select([c.name for c in columns], chosen))
     moved = connection.execute(update(table).where(which, table.c.state == old).values(state=new))
+    note(connection, table.name, {old.value: -moved.rowcount, new.value: moved.rowcount})
     return moved.rowcount
 
 
 def _record(
     connection: Connection, table: Table, row_id: int, old: State | None, new: State, reason: str
 ) -> None:
+    if old is not new:
+        note(connection, table.name, ({old.value: -1} if old else {}) | {new.value: 1})
     connection.execute(
         insert(transition).values(
             entity=table.name,

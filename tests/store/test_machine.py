@@ -28,8 +28,10 @@ from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.operator import Operator
+from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
 from dicom_node.store.tables import (
+    association,
     delivery,
     instance,
     job,
@@ -38,6 +40,7 @@ from dicom_node.store.tables import (
     series,
     transition,
 )
+from dicom_node.store.tally import Tally
 from tests.builders.store import BEGINNING, SCANNER, new_job, received
 
 SOAK = bool(os.environ.get("DICOM_NODE_SOAK"))
@@ -203,6 +206,10 @@ class StoreMachine(RuleBasedStateMachine):
         for one in retention.purgeable(BEGINNING + timedelta(days=1)):
             assert retention.purge(one.key, "old") == one.instances
 
+    @rule()
+    def compact(self) -> None:
+        Tally(self.engine).compact()
+
     # --- what must always hold
 
     @invariant()
@@ -218,6 +225,22 @@ class StoreMachine(RuleBasedStateMachine):
             assert rows[-1].state is not SeriesState.SUPERSEDED
             if rows[-1].state is SeriesState.OPEN:
                 assert rows[-1].instances == self._received(rows[-1].series_uid)
+
+    @invariant()
+    def what_is_tallied_is_what_counting_finds(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        counted = {
+            name: {
+                state.value: number
+                for state, number in self._rows(
+                    select(table.c.state, func.count()).group_by(table.c.state)
+                )
+            }
+            for name, table in TABLES.items()
+        }
+        still_open = len(self._rows(select(association.c.id).where(association.c.ending.is_(None))))
+        assert Overview(self.engine).counts() == counted | {"association": {"OPEN": still_open}}
 
     @invariant()
     def every_move_is_legal_and_on_record(self) -> None:
