@@ -12,7 +12,12 @@ from dicom_node.catalogue import ModelDescription
 from dicom_node.records import EarlierResult
 
 DEFAULT_KINDS = frozenset({"seg", "sr", "denoised", "heatmap"})
-ALL_KINDS = DEFAULT_KINDS | {"secondary_capture", "key_objects", "rejection"}
+ALL_KINDS = DEFAULT_KINDS | {
+    "secondary_capture",
+    "presentation_state",
+    "key_objects",
+    "rejection",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,18 +30,26 @@ def _enclosed(contour: npt.NDArray[np.float64]) -> float:
 
 
 def outline(mask: npt.NDArray[Any]) -> list[tuple[float, float]]:
-    """The largest outer contour of `(y, x)` as SCOORD points: (column, row), corner of the image at (0, 0).
+    """The largest outer contour of `(y, x)`, as `outlines` gives it; empty where there is none."""
+    found = outlines(mask, most=1)
+    return found[0] if found else []
 
-    Simplified until it has at most `MOST_POINTS` points, or the border would move by more than a pixel.
+
+def outlines(mask: npt.NDArray[Any], most: int | None = None) -> list[list[tuple[float, float]]]:
+    """The contours of `(y, x)` as points (column, row), corner of the image at (0, 0), the largest first.
+
+    Each is simplified until it has at most `MOST_POINTS` points, or the border would move by more than a
+    pixel; the first point is not repeated.
     """
-    contours = outer_contours(mask.astype(bool))
-    if not contours:
-        return []
-    contour = np.vstack([contours[0], contours[0][:1]])
+    return [_simple(contour) for contour in outer_contours(mask.astype(bool))[:most]]
+
+
+def _simple(contour: npt.NDArray[np.float64]) -> list[tuple[float, float]]:
+    closed = np.vstack([contour, contour[:1]])
     for tolerance in (0.1, 0.25, 0.5, 1.0):
-        keep = np.zeros(len(contour), dtype=np.bool_)
-        simplified(contour, tolerance, keep)
-        simple = contour[keep]
+        keep = np.zeros(len(closed), dtype=np.bool_)
+        simplified(closed, tolerance, keep)
+        simple = closed[keep]
         if len(simple) <= MOST_POINTS:
             break
     return [(float(column) + 0.5, float(row) + 0.5) for row, column in simple[:-1]]

@@ -17,6 +17,7 @@ from dicom_node.compose.grid import instances
 from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures
 from dicom_node.compose.key_objects import rejection_note, result_set, superseded
 from dicom_node.compose.outlines import outline_captures
+from dicom_node.compose.presentation import presentation_states
 from dicom_node.compose.seg import segmentation_object
 from dicom_node.compose.sr import classification_report, outcome_report, segmentation_report
 from dicom_node.errors import ComposeError
@@ -89,6 +90,8 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     made = [seg] if seg is not None else []
     if "secondary_capture" in ctx.kinds:
         made += outline_captures(ctx, image, findings)
+    if "presentation_state" in ctx.kinds:
+        made += presentation_states(ctx, image, findings)
     if "sr" in ctx.kinds:
         notes = (*_notes(image, prediction), *findings.notes)
         made.append(segmentation_report(ctx, image, findings, seg, notes))

@@ -58,7 +58,14 @@ class DeliverSettings(Section):
 
 
 ResultKind = Literal[
-    "seg", "sr", "denoised", "heatmap", "secondary_capture", "key_objects", "rejection"
+    "seg",
+    "sr",
+    "denoised",
+    "heatmap",
+    "secondary_capture",
+    "presentation_state",
+    "key_objects",
+    "rejection",
 ]
 
 
@@ -70,7 +77,9 @@ class DestinationSettings(Section):
     port: Port = Field(description="Its DICOM port.")
     objects: tuple[ResultKind, ...] = Field(
         ("seg", "sr", "denoised", "heatmap"),
-        description="Which kinds of result it is sent. key_objects lists the result set (IHE AI "
+        description="Which kinds of result it is sent. For viewers without segmentations: "
+        "secondary_capture draws outlines on copies of the images, presentation_state over the images "
+        "themselves. key_objects lists the result set (IHE AI "
         "Results); rejection withdraws what a later answer takes the place of (IHE IOCM).",
     )
     segmentation: Literal["binary", "labelmap"] = Field(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
@@ -203,3 +205,53 @@ def test_dcmqi_reads_the_heat_map_back(tmp_path: Path) -> None:
     world = np.array(image.TransformIndexToPhysicalPoint((x, y, z)))
     index = np.linalg.inv(source.affine) @ (*world, 1.0)
     np.testing.assert_allclose(index[1:3], (5, 6), atol=0.01)
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.peer("dcmtk")
+@pytest.mark.parametrize("name", ["oblique", "mr", "pet", "enhanced", "not square"])
+def test_presentation_states_are_without_error_and_read(name: str, tmp_path: Path) -> None:
+    instances = SOURCES[name]()
+    source = read_image(instances)
+    assert isinstance(source, Volume)
+    ctx = models.context(models.model(tmp_path), kinds=frozenset({"presentation_state"}))
+    (result,) = write(compose(ctx, source, LABELLED), tmp_path / "results")
+    assert errors(result.path) == []
+    # its pattern of a name has no room for the ü of ours
+    checked = run(str(program("dcmpschk")), "-v", result.path)
+    assert checked.count("Affected attribute") == checked.count("PatientName (0010,0010)") == 1
+    z = 0 if name == "enhanced" else 2  # what it dumps is always of frame 1
+    frame = source.frames[z]
+    (one,) = [one for one in instances if one.sop_instance_uid == frame.sop_instance_uid]
+    (tmp_path / "image.dcm").write_bytes(images.part10(one))
+    number = str(frame.frame_number or 1)
+    said = run(
+        *(str(program("dcmp2pgm")), "-d", "--pstate", result.path, "--frame", number),
+        *(tmp_path / "image.dcm", tmp_path / "drawn.pgm"),
+    )
+    assert (tmp_path / "drawn.pgm").read_bytes().startswith(b"P5")
+    assert "AI: Test segmentation - Not for clinical use" in said
+    lines = re.findall(r"coordinates: (.*), ?$", said, re.MULTILINE)
+    drawn = [np.array([list(map(float, p.split("\\"))) for p in one.split(", ")]) for one in lines]
+    truth = images.labels(SHAPE)[z]
+    for label, points in zip(np.unique(truth)[1:], drawn, strict=True):
+        rows, columns = np.nonzero(truth == label)
+        assert points.min(axis=0).tolist() == [columns.min(), rows.min()]
+        assert points.max(axis=0).tolist() == [columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.peer("dicom3tools")
+def test_slices_of_unlike_rescale_have_states_of_their_own(tmp_path: Path) -> None:
+    sets = images.series(images.pattern(SHAPE), images.affine(), modality="PT", intercept=0.0)
+    for z, one in enumerate(sets):
+        one.RescaleSlope = str(1 + z // 3)
+    source = read_image([images.raw(one) for one in sets])
+    ctx = models.context(models.model(tmp_path), kinds=frozenset({"presentation_state"}))
+    results = write(compose(ctx, source, LABELLED), tmp_path / "results")
+    assert len(results) == 2
+    for slope, result in enumerate(results, start=1):
+        state = pydicom.dcmread(result.path)
+        assert errors(result.path) == []
+        assert state.RescaleSlope == slope
+        images_of = state.ReferencedSeriesSequence[0].ReferencedImageSequence
+        assert len(images_of) == 3
