@@ -148,6 +148,8 @@ class Outputs(_Part):
 
     series_number: Annotated[int, Field(ge=1000, le=999999)] = 9000
     heatmap: bool = False
+    probabilities: bool = False
+    """A segmentation keeps each segment's probabilities, for destinations that take FRACTIONAL."""
     heatmap_layer: str | None = None
 
 

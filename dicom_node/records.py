@@ -325,11 +325,14 @@ class Segmentation:
         labels: `(z, y, x)` uint8, 0 is background, other values are the model's segments; the shape is
             the source volume's.
         uncertainty: `(z, y, x)` float32 in [0, 1], where the model gives one.
+        probabilities: segment value -> `(z, y, x)` uint8, 255 x the network's probability before any
+            clean-up of labels; empty unless the model's description asks for them.
     """
 
     labels: Labels
     uncertainty: Float32 | None = None
     notes: tuple[str, ...] = ()
+    probabilities: Mapping[int, Labels] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ class ComposeContext:
     not_for_clinical_use: bool = True
     device_serial: str = "0"
     kinds: frozenset[str] = DEFAULT_KINDS
-    segmentation: Literal["binary", "labelmap"] = "binary"
+    segmentation: Literal["binary", "labelmap", "fractional"] = "binary"
     supersedes: tuple[EarlierResult, ...] = ()
 
     @property

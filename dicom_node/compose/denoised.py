@@ -7,6 +7,7 @@ where their encoding allows it.
 """
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def _elements(volume: Volume, index: int) -> Iterable[tuple[int, bytes]]:
     headers = volume.headers
     if isinstance(headers, EncodedHeaders) and (found := headers.elements(index)) is not None:
         return found
-    plain = Dataset(headers[index])
+    plain = deepcopy(headers[index])  # Dataset(other) would share its elements
     plain.pop("PixelData", None)
     plain.remove_private_tags()
     plain.decode()
@@ -226,12 +227,11 @@ def _multi_frame(
 
 def _derived(group: Dataset) -> Dataset:
     """A functional group whose Frame Type says that it is derived; the source's stays as it is."""
-    made = Dataset(group)
+    made = deepcopy(group)
     for keyword in _FRAME_TYPES:
         if group.get(keyword):
-            item = Dataset(group[keyword].value[0])
+            item = made[keyword].value[0]
             item.FrameType = ["DERIVED", *list(item.get("FrameType") or [""])[1:]]
-            setattr(made, keyword, [item])
     return made
 
 

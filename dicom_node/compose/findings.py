@@ -5,7 +5,8 @@ component. It owns the invariant that segment numbers run from 1 without gaps (P
 and SR speak of a finding by the same tracking UID.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import cc3d
@@ -48,12 +49,14 @@ class Findings:
     Attributes:
         numbers: `(z, y, x)` unsigned, the finding's number at each voxel, 0 elsewhere.
         absent: labels of the model of which no voxel was found.
+        probabilities: segment value -> `(z, y, x)` uint8, 255 x probability, as the prediction has them.
     """
 
     found: tuple[Finding, ...]
     numbers: npt.NDArray[Any]
     absent: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    probabilities: Mapping[int, Labels] = field(default_factory=dict)
 
 
 def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Findings:
@@ -95,7 +98,9 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
         for number, (segment, ordinal) in enumerate(plan, start=1)
     )
     absent = tuple(segment.label for value, segment in known.items() if value not in values)
-    return Findings(found, numbers, absent, tuple(notes))
+    return Findings(
+        found, numbers, absent, tuple(notes), _shares_where_scanned(segmentation, volume)
+    )
 
 
 def _where_scanned(labels: Labels, volume: Volume) -> tuple[Labels, list[str]]:
@@ -107,6 +112,14 @@ def _where_scanned(labels: Labels, volume: Volume) -> tuple[Labels, list[str]]:
         return labels, []
     note = f"{beyond} labelled voxels lay outside of what was scanned (padding) and were left out"
     return np.where(volume.padding, np.uint8(0), labels), [note]
+
+
+def _shares_where_scanned(segmentation: Segmentation, volume: Volume) -> dict[int, Labels]:
+    """The probabilities without those on padding."""
+    shares = dict(segmentation.probabilities)
+    if volume.padding is None:
+        return shares
+    return {value: np.where(volume.padding, np.uint8(0), one) for value, one in shares.items()}
 
 
 def _number_lesions(

@@ -1,4 +1,4 @@
-"""Segmentation objects (PS3.3 A.51), BINARY or LABELMAP, on the source's grid exactly.
+"""Segmentation objects (PS3.3 A.51), BINARY, LABELMAP or FRACTIONAL, on the source's grid exactly.
 
 What comes in: findings on a volume. What goes out: one SEG, a segment for each finding, a frame for each
 slice that a segment touches. It owns the invariant that a voxel of the prediction is a bit of the SEG at the
@@ -8,6 +8,7 @@ but three values are the slice's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import imagecodecs
 import numpy as np
@@ -41,6 +42,7 @@ from dicom_node.records import SourceFrame, Volume
 
 OUTPUT = Output("seg", 0, SegmentationStorage, "SEG")
 LABELMAP_OUTPUT = Output("seg-labelmap", 0, "1.2.840.10008.5.1.4.1.1.66.7", "SEG")
+FRACTIONAL_OUTPUT = Output("seg-fractional", 0, SegmentationStorage, "SEG")
 SEGMENT_DIMENSION = (0x0062000B, 0x0062000A, "Segment")
 POSITION_DIMENSION = (0x00200032, 0x00209113, "Position")
 PER_FRAME, PIXEL_DATA = 0x52009230, 0x7FE00010
@@ -69,9 +71,19 @@ def segmentation_object(ctx: ComposeContext, volume: Volume, findings: Findings)
     Raises:
         ComposeError: nothing was found; a SEG without frames does not exist.
     """
-    if ctx.segmentation == "labelmap":
-        return labelmap_seg(ctx, volume, findings)
-    return binary_seg(ctx, volume, findings)
+    made = {"binary": binary_seg, "labelmap": labelmap_seg, "fractional": fractional_seg}
+    return made[encoding_of(ctx, findings)](ctx, volume, findings)
+
+
+def encoding_of(
+    ctx: ComposeContext, findings: Findings
+) -> Literal["binary", "labelmap", "fractional"]:
+    """As the profile says; BINARY for one of probabilities where the prediction has none."""
+    if ctx.segmentation == "fractional" and not all(
+        one.segment.value in findings.probabilities for one in findings.found
+    ):
+        return "binary"
+    return ctx.segmentation
 
 
 def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
@@ -101,14 +113,47 @@ def labelmap_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> Dic
     made.add_new("PixelPaddingValue", "US", 0)
     _dimensions(ctx, made, LABELMAP_OUTPUT, (POSITION_DIMENSION,))
     groups = per_slice_groups(slices, volume.frames, grid)
+    kind = np.dtype(f"u{bits // 8}")
+    return _compressed(made, groups, [findings.numbers[z].astype(kind) for z in slices])
+
+
+def fractional_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
+    """A FRACTIONAL SEG of probabilities, 255 for 1, JPEG-LS lossless: no viewer's first choice.
+
+    A frame for each finding on each slice where its probability rounds to more than nothing. Of a segment
+    whose parts are findings of their own, each has the probabilities of its own voxels.
+    """
+    frames, pixels = [], []
+    for finding in findings.found:
+        shares = findings.probabilities[finding.segment.value]
+        for z in range(len(volume.frames)):
+            frame = shares[z]
+            if finding.segment.lesion:
+                frame = np.where(findings.numbers[z] == finding.number, frame, 0).astype(np.uint8)
+            if frame.any():
+                frames.append(Frame(finding.number, z))
+                pixels.append(frame)
+    made, grid = _object(ctx, volume, findings, FRACTIONAL_OUTPUT, len(frames))
+    made.SegmentationType = "FRACTIONAL"
+    made.SegmentationFractionalType, made.MaximumFractionalValue = "PROBABILITY", 255
+    made.SegmentsOverlap = "YES"
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit = 7
+    _dimensions(ctx, made, FRACTIONAL_OUTPUT, (SEGMENT_DIMENSION, POSITION_DIMENSION))
+    return _compressed(made, per_frame_groups(frames, volume.frames, grid), pixels)
+
+
+def _compressed(
+    made: Dataset, groups: bytes, frames: Sequence[npt.NDArray[np.unsignedinteger]]
+) -> DicomFile:
+    """The object with its frames in JPEG-LS lossless."""
     streams: dict[int, bytes] = {}
 
-    def compress(z: int) -> None:
-        frame = np.ascontiguousarray(findings.numbers[z], dtype=f"u{bits // 8}")
-        streams[z] = bytes(imagecodecs.jpegls_encode(frame))
+    def compress(index: int) -> None:
+        streams[index] = bytes(imagecodecs.jpegls_encode(np.ascontiguousarray(frames[index])))
 
-    for_each_slice(compress, slices)
-    pixels = encapsulate([streams[z] for z in slices])
+    for_each_slice(compress, range(len(frames)))
+    pixels = encapsulate([streams[index] for index in range(len(frames))])
     start, end = e.head(PIXEL_DATA, b"OB", 0xFFFFFFFF), b"\xfe\xff\xdd\xe0\0\0\0\0"
     return dicom_file("seg", made, groups, start, pixels, end, transfer_syntax_uid=JPEGLSLossless)
 

@@ -33,11 +33,16 @@ from dicom_node.compose.equipment import Output
 from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import instances
 from dicom_node.compose.part10 import dicom_file
+from dicom_node.compose.seg import encoding_of
 from dicom_node.compose.uids import derived_uid
 from dicom_node.records import Classification, Image, Outcome, SourceFrame, Volume
 
 OUTPUT = Output("sr", 1, Comprehensive3DSRStorage, "SR", "report")
-LABELMAP_OUTPUT = Output("sr-labelmap", 1, Comprehensive3DSRStorage, "SR", "report")
+_OUTPUTS = {
+    "binary": OUTPUT,
+    "labelmap": Output("sr-labelmap", 1, Comprehensive3DSRStorage, "SR", "report"),
+    "fractional": Output("sr-fractional", 1, Comprehensive3DSRStorage, "SR", "report"),
+}
 
 _PROCEDURES: dict[str, Code] = {
     "CT": ("25045-6", "LN", "CT unspecified body region"),
@@ -103,7 +108,7 @@ def segmentation_report(
     sources = (str(header.SeriesInstanceUID), instances(volume.frames))
     contours = bool(groups) and _square_pixels(volume)
     # it refers to another object than the report that goes with a BINARY one
-    output = LABELMAP_OUTPUT if seg is not None and ctx.segmentation == "labelmap" else OUTPUT
+    output = OUTPUT if seg is None else _OUTPUTS[encoding_of(ctx, findings)]
     return _report(ctx, header, groups, evaluations, [sources, *made], contours, output)
 
 

@@ -70,6 +70,34 @@ def segment(output: torch.Tensor, steps: Sequence[Any], to: GridMap) -> Labels:
     return labels.numpy() if on_source else labels_to_source(labels, to)
 
 
+def probabilities(
+    output: torch.Tensor, steps: Sequence[Any], to: GridMap, values: Sequence[int]
+) -> dict[int, Labels]:
+    """255 x the probability of each segment value, `(z, y, x)` uint8 on the source grid, trilinear.
+
+    Channels that an argmax chooses among are the values, 0 the background; channels that are each a mask are
+    the values from 1.
+
+    Raises:
+        ModelFailed: the bundle names no activation and the scores are no probabilities.
+    """
+    exclusive = any(_is(step, "AsDiscrete") and _option(step, "argmax") for step in steps)
+    activations = [step for step in steps if _is(step, "Activations")]
+    shares = output.float()
+    for step in activations:
+        shares = apply(shares, step)
+    if exclusive and not activations:
+        shares = torch.softmax(shares, dim=0)
+    if bool((shares < 0).any()) or bool((shares > 1).any()):
+        raise ModelFailed("the outputs are no probabilities; postprocessing names no activation")
+    first = 0 if exclusive else 1
+    made = {}
+    for value in values:
+        on_source = values_to_source(shares[value - first], to)
+        made[value] = np.rint(on_source * 255).astype(np.uint8)
+    return made
+
+
 def denoise(output: torch.Tensor, steps: Sequence[Any], to: GridMap) -> Float32:
     """Values `(z, y, x)` on the source grid, in the units that the postprocessing makes."""
     values = output

@@ -87,6 +87,8 @@ def _segment(
     if is_dictionary(bundle.inferer):
         labels = labels_to_source(run_dictionary(bundle, prepared), to)
         return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
+    if bundle.description.outputs.probabilities:
+        return _segment_with_probabilities(bundle, image, prepared, to, notes)
     done = postprocess.leading_argmax(steps)
     if not done and postprocess.inverts_scores(steps) and not _scores_fit(bundle, prepared.tensor):
         done = _argmax_after_invert(steps)
@@ -96,6 +98,23 @@ def _segment(
     labels = postprocess.segment(output, steps[done:], to)
     _check_values(bundle, output, labels_only=bool(done))
     return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
+
+
+def _segment_with_probabilities(
+    bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
+) -> Segmentation:
+    """As `_segment`, from scores of all classes, which are kept as probabilities."""
+    output = _slide(bundle, prepared.tensor)
+    _check_values(bundle, output, labels_only=False)
+    labels = postprocess.segment(output, bundle.postprocessing, to)
+    values = [segment.value for segment in bundle.description.segments]
+    found = postprocess.probabilities(output, bundle.postprocessing, to, values)
+    shape = image.array.shape
+    return Segmentation(
+        labels=labels.reshape(shape),
+        notes=notes,
+        probabilities={value: one.reshape(shape) for value, one in found.items()},
+    )
 
 
 def _denoise(

@@ -33,7 +33,7 @@ from dicom_node.records import (
     ResultObject,
     StoredInstance,
 )
-from dicom_node.settings import Settings
+from dicom_node.settings import SegmentationEncoding, Settings
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.spool import open_data_set
 
@@ -157,7 +157,7 @@ class Worker:
                 not_for_clinical_use=self._settings.not_for_clinical_use,
                 device_serial=self._settings.institution_serial,
                 kinds=frozenset(kinds),
-                segmentation="labelmap" if encoding == "labelmap" else "binary",
+                segmentation=encoding,
                 supersedes=job.supersedes,
             )
             given, files = composed(ctx, given)
@@ -170,9 +170,9 @@ class Worker:
                 results[name] = [one for one in made if one.kind in taken]
         return given, results
 
-    def _by_encoding(self, job: ClaimedJob) -> dict[str, list[str]]:
+    def _by_encoding(self, job: ClaimedJob) -> dict[SegmentationEncoding, list[str]]:
         """The job's destinations by how they want a segmentation; one that was removed since is left out."""
-        groups: dict[str, list[str]] = {}
+        groups: dict[SegmentationEncoding, list[str]] = {}
         for name in job.destinations:
             if name in self._settings.destination:
                 groups.setdefault(self._settings.destination[name].segmentation, []).append(name)

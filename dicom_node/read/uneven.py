@@ -113,6 +113,10 @@ def on_scanned_slices(prediction: Prediction, even: Evened) -> Prediction:
             prediction,
             labels=np.ascontiguousarray(prediction.labels[at]),
             uncertainty=None if uncertainty is None else _sampled(uncertainty, even),
+            probabilities={
+                value: np.rint(_sampled(shares.astype(np.float32), even)).astype(np.uint8)
+                for value, shares in prediction.probabilities.items()
+            },
         )
     if isinstance(prediction, Denoised):
         check_denoising(even)

@@ -12,6 +12,7 @@ from dicom_node.settings.flow import (
     RetentionSettings,
     RouteMatch,
     RouteSettings,
+    SegmentationEncoding,
 )
 from dicom_node.settings.intake import AssembleSettings, PeerSettings, ReceiveSettings, TlsSettings
 from dicom_node.settings.load import DEFAULT_FILE, load_settings
@@ -35,6 +36,7 @@ __all__ = [
     "RetentionSettings",
     "RouteMatch",
     "RouteSettings",
+    "SegmentationEncoding",
     "Settings",
     "TlsSettings",
     "WebSettings",

@@ -69,6 +69,9 @@ ResultKind = Literal[
 ]
 
 
+SegmentationEncoding = Literal["binary", "labelmap", "fractional"]
+
+
 class DestinationSettings(Section):
     """A PACS that results go to, and its profile: what it takes and how it confirms."""
 
@@ -82,8 +85,10 @@ class DestinationSettings(Section):
         "themselves. key_objects lists the result set (IHE AI "
         "Results); rejection withdraws what a later answer takes the place of (IHE IOCM).",
     )
-    segmentation: Literal["binary", "labelmap"] = Field(
-        "binary", description="How a segmentation is encoded."
+    segmentation: SegmentationEncoding = Field(
+        "binary",
+        description="How a segmentation is encoded. fractional holds probabilities, of models whose "
+        "`dicom.toml` keeps them; of others it is binary.",
     )
     confirm: Literal["response", "query", "commitment"] = Field(
         "response",

@@ -7,6 +7,7 @@ affine is all that a test needs to know the truth. UIDs are random unless given:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -245,7 +246,7 @@ def encode(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> bytes:
 def raw(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> RawInstance:
     """A data set as a received instance; native pixels are given in the byte order of `syntax`."""
     if syntax == ExplicitVRBigEndian:
-        dataset = Dataset(dataset)
+        dataset = deepcopy(dataset)
         words = np.frombuffer(dataset.PixelData, dtype=f"<u{dataset.BitsAllocated // 8}")
         dataset.PixelData = words.astype(words.dtype.newbyteorder(">")).tobytes()
     return RawInstance(
@@ -255,7 +256,7 @@ def raw(dataset: Dataset, syntax: str = ExplicitVRLittleEndian) -> RawInstance:
 
 def compressed(dataset: Dataset, syntax: str, frames: Sequence[bytes]) -> RawInstance:
     """A data set whose pixels are the given compressed frames."""
-    dataset = Dataset(dataset)
+    dataset = deepcopy(dataset)
     dataset.PixelData = encapsulate(list(frames))
     dataset["PixelData"].is_undefined_length = True
     return raw(dataset, syntax)

@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from dicom_node.compose.context import ALL_KINDS
+from dicom_node.compose.fallback import binary_twins
 from dicom_node.compose.part10 import write
 from dicom_node.compose.registry import compose, compose_report_only
 from dicom_node.read.volume import read_image
@@ -116,6 +117,37 @@ def test_dciodvfy_finds_no_error_in_images(name: str, tmp_path: Path) -> None:
 def test_dciodvfy_finds_no_error(made: tuple[Volume, list[ResultObject]]) -> None:
     assert {result.kind: errors(result.path) for result in made[1]} == {"seg": [], "sr": []}
     assert [errors(result.path) for result in made[1]] == [[]] * len(made[1])
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("name", ["oblique", "mr", "enhanced"])
+def test_fractional_segs_and_twins_of_labelmaps_are_without_error(
+    name: str, tmp_path: Path
+) -> None:
+    source = read_image(SOURCES[name]())
+    assert isinstance(source, Volume)
+    model = models.model(tmp_path)
+    shares = {n: np.full(SHAPE, 50 * n, np.uint8) for n in (1, 2, 3)}
+    files = compose(
+        models.context(model, segmentation="fractional"),
+        source,
+        Segmentation(images.labels(SHAPE), probabilities=shares),
+    )
+    labelmap = compose(models.context(model, segmentation="labelmap"), source, LABELLED)
+    files += binary_twins([file.dataset() for file in labelmap])
+    results = write(files, tmp_path / "results")
+    assert [errors(result.path) for result in results] == [[]] * 4
+
+
+@pytest.mark.peer("dicom3tools")
+def test_segs_of_series_with_missing_slices_are_without_error(tmp_path: Path) -> None:
+    sets = images.series(images.pattern((7, 20, 24)), images.affine("oblique", (3.0, 0.8, 0.8)))
+    source = read_image([images.raw(one) for one in sets[:3] + sets[4:]])
+    assert isinstance(source, Volume)
+    assert not source.even
+    files = compose(models.context(models.model(tmp_path)), source, LABELLED)
+    results = write(files, tmp_path / "results")
+    assert [errors(result.path) for result in results] == [[], []]
 
 
 @pytest.mark.peer("dicom3tools")
