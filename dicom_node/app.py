@@ -27,6 +27,7 @@ from dicom_node.observe.logging import get_logger
 from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
+from dicom_node.store.alarms import AlarmBook
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.audit import AuditOutbox
 from dicom_node.store.bell import Bell
@@ -41,7 +42,9 @@ from dicom_node.store.overview import Overview
 from dicom_node.store.patience import patient, patiently
 from dicom_node.store.retention import Retention
 from dicom_node.store.tally import Tally
+from dicom_node.store.workers import Workers
 from dicom_node.store.worklist import Worklist
+from dicom_node.upkeep.alarms import Alarms, Watch, channels_of
 from dicom_node.upkeep.audit import AuditCourier, sink_of
 from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
 from dicom_node.upkeep.retention import Sweeper
@@ -54,6 +57,7 @@ log = get_logger(__name__)
 
 LEASE_SWEEP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
+DEVICE_SECONDS = 15.0
 COUNTS_SECONDS = 1.0
 TALLY_SECONDS = 30.0
 WORKER_LOOKS_SECONDS = 2.0
@@ -183,9 +187,24 @@ def _assemble(to: Stretch) -> None:
             (sweeper.sweep, settings.retention.sweep_seconds),
             (audit.send, AUDIT_SECONDS),
             (Tally(engine).compact, TALLY_SECONDS),
+            *_alarms(settings, engine, stop),
         ),
     ):
         Assembler(settings, models, patient(Assembly(engine), stop), pause=bell.pause).run(stop)
+
+
+def _alarms(
+    settings: Settings, engine: Engine, stop: threading.Event
+) -> list[tuple[Callable[[], None], float]]:
+    """What tells people, where the configuration names any."""
+    channels = channels_of(settings)
+    if not channels:
+        return []
+
+    book = patient(AlarmBook(engine), stop)
+    watch = Watch(settings, book, patient(canary_log(settings, engine), stop))
+    alarms = Alarms(settings.alerts, book, watch, channels)
+    return [(alarms.look, settings.alerts.look_seconds)]
 
 
 @contextmanager
@@ -210,12 +229,24 @@ def timers(*jobs: tuple[Callable[[], None], float]) -> Iterator[None]:
 
 
 def _infer(to: Stretch) -> None:
+    from dicom_node.infer.device import memory_of, name_of
+    from dicom_node.infer.engine import choose_device
     from dicom_node.infer.worker import Worker
 
     settings, engine, stop = to.settings, to.engine, to.stop
     owner = worker_name(os.getpid())
     queue = patient(JobQueue(engine), stop)
-    with Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell:
+    device = choose_device(settings.infer.device)
+    workers = patient(Workers(engine), stop)
+
+    def tell_device() -> None:
+        free, total = memory_of(device)
+        workers.seen(owner, name_of(device), device.type, total, free)
+
+    with (
+        Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell,
+        timers((tell_device, DEVICE_SECONDS)),
+    ):
         Worker(settings, check(settings), queue, owner=owner, pause=bell.pause).run(stop)
 
 
@@ -322,6 +353,8 @@ def page_parts(
         metering=Metering(engine),
         accounts=Accounts(engine),
         audit=AuditOutbox(engine),
+        workers=Workers(engine),
+        alarms=AlarmBook(engine),
         operator=partial(Operator, engine),
         echo=echo,
         routes_of=partial(_routes_of, settings),

@@ -58,6 +58,23 @@ def reload(config: ConfigOption = None) -> None:
 
 
 @commands.command()
+def alerts(config: ConfigOption = None) -> None:
+    """Send a message by every way that [alerts] names, to see whether it arrives."""
+    from dicom_node.upkeep.alarms import channels_of, send_test
+
+    channels = channels_of(load_settings(config))
+    if not channels:
+        raise ConfigurationError("alerts: neither email_to nor webhook_url is set")
+    failed = False
+    for channel in channels:
+        error = send_test(channel)
+        failed |= bool(error)
+        out.print(f"{channel.name}: {error or 'sent'}", highlight=False)
+    if failed:
+        raise typer.Exit(int(ExitCode.FAILED))
+
+
+@commands.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where to work; made anew.")] = Path("demo"),
     dicom: Annotated[

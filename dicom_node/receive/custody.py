@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.errors import DimseStatus, NodeError, OutOfResources, SpoolFailed
+from dicom_node.observe.intake import note_stopped
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.read.header import read_header
 from dicom_node.receive.admit import check_identity
@@ -61,6 +62,7 @@ class Readiness:
         """A write or sync failed: what the disk holds is unknown, so this process takes nothing more."""
         if not self._spool_failed.is_set():
             log.critical("spool failed, intake stops until this process starts anew")
+            note_stopped(self._spool_dir, "the spool failed")
         self._spool_failed.set()
 
     def _disk_is_low(self) -> bool:

@@ -19,6 +19,7 @@ from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext
 
 from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
+from dicom_node.observe.intake import receiving
 from dicom_node.observe.logging import get_logger
 from dicom_node.receive import pdu
 from dicom_node.receive.admit import AccessRules, admit
@@ -129,6 +130,7 @@ class Receiver:
     def start(self) -> None:
         """Recover what a dead process left, and accept associations."""
         self._indexer.start()
+        self._alive = receiving(self._spool_dir)
         self._acceptor.start()
 
     def adopt(self, settings: Settings) -> None:
@@ -164,6 +166,7 @@ class Receiver:
             self._connections.wait_until_empty(max(0.0, until - time.monotonic()) / 2)
         self._indexer.stop(max(0.1, until - time.monotonic()))
         self._slots.close()
+        self._alive.close()
         self._wake.close()
         self._waker.close()
 

@@ -17,12 +17,13 @@ from dicom_node.settings.flow import (
 from dicom_node.settings.intake import AssembleSettings, PeerSettings, ReceiveSettings, TlsSettings
 from dicom_node.settings.load import DEFAULT_FILE, load_settings
 from dicom_node.settings.node import BUNDLED_MODELS, ENVIRONMENT_PREFIX, Settings
-from dicom_node.settings.operate import AuditSettings, LogSettings, WebSettings
+from dicom_node.settings.operate import AlertSettings, AuditSettings, LogSettings, WebSettings
 
 __all__ = [
     "BUNDLED_MODELS",
     "DEFAULT_FILE",
     "ENVIRONMENT_PREFIX",
+    "AlertSettings",
     "AssembleSettings",
     "AuditSettings",
     "CanarySettings",

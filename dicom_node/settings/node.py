@@ -15,7 +15,7 @@ from dicom_node.settings.flow import (
     RouteSettings,
 )
 from dicom_node.settings.intake import AssembleSettings, PeerSettings, ReceiveSettings
-from dicom_node.settings.operate import AuditSettings, LogSettings, WebSettings
+from dicom_node.settings.operate import AlertSettings, AuditSettings, LogSettings, WebSettings
 
 ENVIRONMENT_PREFIX = "DICOM_NODE_"
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent.parent / "ai_models"
@@ -61,6 +61,7 @@ class Settings(BaseSettings):
     canary: CanarySettings = CanarySettings()
     web: WebSettings = WebSettings()
     audit: AuditSettings = AuditSettings()
+    alerts: AlertSettings = AlertSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

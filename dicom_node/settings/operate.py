@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
-from dicom_node.settings.kinds import Port, Section
+from dicom_node.settings.kinds import Port, Seconds, Section
 
 
 class WebSettings(Section):
@@ -42,6 +42,42 @@ class AuditSettings(Section):
     )
     certificate: Path | None = Field(None, description="PEM file with our certificate.")
     private_key: Path | None = Field(None, description="PEM file with its key.")
+
+
+class AlertSettings(Section):
+    """Who is told when something waits for a person: by e-mail, by webhook. Without either, nobody."""
+
+    email_to: tuple[str, ...] = Field((), description="Addresses that are told.")
+    email_from: str = Field("dicom-node@localhost", description="The sender's address.")
+    smtp_host: str = Field("localhost", description="The mail server.")
+    smtp_port: Port = Field(25, description="Its port.")
+    smtp_tls: Literal["none", "starttls", "tls"] = Field(
+        "none", description="starttls on a plain port, or tls from the first byte."
+    )
+    smtp_ca: Path | None = Field(
+        None, description="PEM file with the authorities that are trusted; default the system's."
+    )
+    smtp_user: str = Field("", description="The account at the mail server, if it wants one.")
+    smtp_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    webhook_url: str | None = Field(
+        None, pattern=r"^https?://", description="Gets each message as JSON by POST."
+    )
+    webhook_authorization_file: Path | None = Field(
+        None, description="A file that holds the value of the Authorization header."
+    )
+    look_seconds: Seconds = Field(30.0, description="How often the node looks at itself.")
+    pause_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="The shortest time between two messages; what comes meanwhile waits.",
+    )
+    remind_hours: float = Field(24.0, gt=0, description="What lasts is told again after so long.")
+    quiet_hours: float | None = Field(
+        None,
+        gt=0,
+        description="A [[peer]] that has sent before and is silent for so long is an alarm; "
+        "72 bridges a weekend. None: never.",
+    )
 
 
 class LogSettings(Section):

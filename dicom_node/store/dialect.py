@@ -23,6 +23,11 @@ def one_upgrade_at_a_time(connection: Connection) -> None:
     _advisory_lock(connection, 2)
 
 
+def one_alarm_at_a_time(connection: Connection) -> None:
+    """Until the transaction ends no other process decides what to tell."""
+    _advisory_lock(connection, 3)
+
+
 def _advisory_lock(connection: Connection, number: int) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(0x0D1C0300 + number)))

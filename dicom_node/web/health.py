@@ -5,6 +5,7 @@ import shutil
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
+from dicom_node.observe.intake import stopped_intake
 from dicom_node.web.guard import parts_of
 
 router = APIRouter(include_in_schema=False)
@@ -27,4 +28,6 @@ def readyz(request: Request) -> Response:
     free = shutil.disk_usage(parts.settings.data_dir).free
     if free < parts.settings.receive.disk_reserve_mb * 2**20:
         return PlainTextResponse("disk: less is free than receive.disk_reserve_mb\n", 503)
+    if reasons := stopped_intake(parts.settings.spool_dir):
+        return PlainTextResponse(f"intake stopped: {reasons[0]}\n", 503)
     return PlainTextResponse("ok\n")

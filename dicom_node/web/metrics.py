@@ -196,6 +196,21 @@ class Meter:
         info = GaugeMetricFamily("dicom_node_info", "Version.", labels=("version", "ae_title"))
         info.add_metric((__version__, settings.receive.ae_title), 1)
         yield info
+        memory = GaugeMetricFamily(
+            "dicom_node_device_memory_bytes",
+            "Memory of each worker's device, as the worker sees it.",
+            labels=("worker", "device", "kind"),
+        )
+        for one in self._parts.workers.alive():
+            memory.add_metric((one.owner, one.device, "total"), one.total_bytes)
+            memory.add_metric((one.owner, one.device, "free"), one.free_bytes)
+        yield memory
+        alarms = GaugeMetricFamily(
+            "dicom_node_alarms", "Alarms that people were told of and that last.", labels=("key",)
+        )
+        for key in self._parts.alarms.open():
+            alarms.add_metric((key,), 1)
+        yield alarms
         yield from _processes()
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from dicom_node.catalogue import ModelDescription
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
+from dicom_node.store.alarms import AlarmBook
 from dicom_node.store.audit import AuditOutbox
 from dicom_node.store.metering import Metering
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
+from dicom_node.store.workers import Workers
 from dicom_node.store.worklist import Shown, Worklist
 from dicom_node.web.attempts import Attempts
 from dicom_node.web.recent import Recent
@@ -42,6 +44,8 @@ class Parts:
     metering: Metering
     accounts: Accounts
     audit: AuditOutbox
+    workers: Workers
+    alarms: AlarmBook
     operator: Callable[[str], Operator]
     """The hands of somebody of this name."""
     echo: Callable[[DestinationSettings], None]

@@ -88,6 +88,25 @@ class QueuedView(View):
     instances: int
 
 
+class DeviceView(View):
+    """What a worker computes on."""
+
+    worker: str
+    device: str
+    kind: str
+    total_bytes: int
+    free_bytes: int
+    seen_at: datetime
+
+
+class AlarmView(View):
+    """Something that people were told of and that lasts."""
+
+    key: str
+    told: str
+    since: datetime
+
+
 class NodeView(View):
     """The node at a glance."""
 
@@ -98,6 +117,8 @@ class NodeView(View):
     disk_free_bytes: int
     disk_total_bytes: int
     disk_reserve_bytes: int
+    devices: list[DeviceView]
+    alarms: list[AlarmView]
 
 
 class RouteTest(View):
@@ -237,6 +258,21 @@ def node(parts: Parts) -> NodeView:
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         disk_reserve_bytes=parts.settings.receive.disk_reserve_mb * 2**20,
+        devices=[
+            DeviceView(
+                worker=one.owner,
+                device=one.device,
+                kind=one.kind,
+                total_bytes=one.total_bytes,
+                free_bytes=one.free_bytes,
+                seen_at=one.seen_at,
+            )
+            for one in parts.workers.alive()
+        ],
+        alarms=[
+            AlarmView(key=key, told=one.told, since=one.since)
+            for key, one in parts.alarms.open().items()
+        ],
     )
 
 

@@ -50,6 +50,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     folder = tmp_path_factory.mktemp("page")
     with served(folder / "data", **SETTINGS) as running:
         Site(running.engine, folder).one_of_each()
+        running.parts.workers.seen("host/1", "GPU of a test", "cuda", 8 << 30, 6 << 30)
         yield running
 
 
