@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from dicom_node import __version__
-from dicom_node.cli import database, doctor, models, node, orders, peers, routes, show, spool
+from dicom_node.cli import database, doctor, export, models, node, orders, peers, routes, show, spool
 from dicom_node.cli.common import err, out
 from dicom_node.errors import NodeError
 from dicom_node.web.commands import users_app
@@ -23,7 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for commands in (node.commands, doctor.commands, show.commands, peers.commands, orders.commands):
+for commands in (
+    *(node.commands, doctor.commands, show.commands, peers.commands, orders.commands),
+    export.commands,
+):
     app.add_typer(commands)
 app.add_typer(models.commands, name="models")
 app.add_typer(routes.commands, name="route")

@@ -257,3 +257,41 @@ def test_show_prints_the_report_and_draws_the_segmentation(
     pictures = list(tmp_path.glob("seg-*.png"))
     assert pictures
     assert all(path.stat().st_size > 10_000 for path in pictures)
+
+
+def test_an_export_names_nobody_and_its_results_still_point_at_their_sources(
+    delivered: dict[str, list[Dataset]], running: Node, shared: Path, tmp_path: Path
+) -> None:
+    folder = "ai/CRLM-CT-1004"
+    study = delivered[folder][0].StudyInstanceUID
+    told = dicom_node(running, "export", study, "--to", str(tmp_path / "out"), "--project", "paper")
+    before = dict(_originals(shared / folder))
+    patient = str(next(iter(before.values())).PatientID)
+    made = [dcmread(path) for path in (tmp_path / "out").rglob("*.dcm")]
+    images = {ds.SOPInstanceUID: ds for ds in made if ds.Modality == "CT"}
+    assert len(images) == len(before)
+    assert f"{len(made)} objects" in told
+    seg, report = of(made, "SEG"), of(made, "SR")
+    for ds in made:
+        assert ds.PatientIdentityRemoved == "YES"
+        assert patient not in str(ds)
+        assert ds.StudyInstanceUID != study
+    (series,) = seg.ReferencedSeriesSequence
+    referenced = {one.ReferencedSOPInstanceUID for one in series.ReferencedInstanceSequence}
+    assert referenced <= images.keys()
+    assert {series.SeriesInstanceUID} == {ds.SeriesInstanceUID for ds in images.values()}
+    assert seg.FrameOfReferenceUID == next(iter(images.values())).FrameOfReferenceUID
+    assert seg.SOPInstanceUID in str(report), "the report refers to the segmentation"
+    of_source = sorted(ds.PixelData for ds in before.values())
+    assert sorted(ds.PixelData for ds in images.values()) == of_source
+    assert np.array_equal(seg.pixel_array, of(delivered[folder], "SEG").pixel_array)
+    for ds in (seg, report):
+        assert not errors_found(ds, tmp_path / f"{ds.Modality}.dcm")
+    (key,) = (running.settings.data_dir / "export").glob("paper.key")
+    assert key.stat().st_mode & 0o077 == 0
+    audit = (running.settings.data_dir / "audit.log").read_text
+    running.wait_for(lambda _: "110106" in audit() and study in audit(), 30)
+
+
+def _originals(folder: Path) -> list[tuple[str, Dataset]]:
+    return [(str(ds.SOPInstanceUID), ds) for ds in map(dcmread, sorted(folder.glob("*.dcm")))]
