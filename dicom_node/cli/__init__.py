@@ -11,7 +11,18 @@ import typer
 from rich.text import Text
 
 from dicom_node import __version__
-from dicom_node.cli import database, doctor, export, models, node, orders, peers, routes, show, spool
+from dicom_node.cli import (
+    database,
+    doctor,
+    export,
+    models,
+    node,
+    orders,
+    peers,
+    routes,
+    show,
+    spool,
+)
 from dicom_node.cli.common import err, out
 from dicom_node.errors import NodeError
 from dicom_node.web.commands import users_app

@@ -44,6 +44,7 @@ def test_help_names_every_command(tmp_path: Path) -> None:
             "dead",
             "purge",
             "show",
+            "export",
             "models",
             "route",
             "spool",

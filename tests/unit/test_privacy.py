@@ -34,6 +34,7 @@ from dicom_node.privacy.rules import Action, Option, action_of, options_of, tabl
 from dicom_node.privacy.words import Identity, cleaned
 from tests.builders.datasets import ct_slice, encoded
 from tests.builders.named import fill, named_ct, standard_texts
+from tests.unit.test_cli import run
 
 MARKER = "ZZMARKER"
 KEY = bytes(range(32))
@@ -555,3 +556,18 @@ def test_files_in_implicit_vr_and_in_big_endian_are_cleaned_too(syntax: str) -> 
     made, out = exported(dataset, DESCRIBED, syntax=syntax)
     assert MARKER.encode() not in out.content
     np.testing.assert_array_equal(made.pixel_array.ravel(), np.arange(256) + 1)
+
+
+def test_the_command_says_what_it_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.dcm").write_bytes(part10(ct_slice()))
+    (tmp_path / "in" / "b.dcm").write_bytes(part10(picture()))
+    (tmp_path / "node.toml").write_text(f'data_dir = "{tmp_path / "data"}"\n')
+    command = ("export", "--folder", "in", "--to", "out", "-o", "none", "--config", "node.toml")
+    done = run(*command, folder=tmp_path)
+    assert done.returncode == 5, done.stderr
+    assert "1 objects written" in done.stdout
+    assert "1 not exported: a picture" in done.stderr
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    assert "113105" not in str(dcmread(path).DeidentificationMethodCodeSequence)
+    assert run(*command, folder=tmp_path).returncode == 3, "something lies there"
