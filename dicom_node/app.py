@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from dicom_node.assemble.loop import Assembler
-from dicom_node.assemble.route import mismatch
+from dicom_node.assemble.route import miss
 from dicom_node.catalogue import ModelDescription, catalogue
 from dicom_node.errors import ConfigurationError, DatabaseAway, PeerUnreachable
 from dicom_node.observe.logging import get_logger
@@ -385,7 +385,7 @@ def _routes_of(
         sending=False,
         released=True,
     )
-    return [RouteVerdict(one.name, mismatch(one.match, series)) for one in settings.route]
+    return [RouteVerdict(one.name, miss(one, series)) for one in settings.route]
 
 
 def _run_together(

@@ -129,6 +129,9 @@ class NewJob:
     """The routes' names, for people."""
     destinations: tuple[str, ...]
     priority: int = 0
+    members: tuple[tuple[str, int], ...] = ()
+    """Name and id of the revisions that it takes together, the one that its result lies on first; none for
+    a job on a single series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class StoredInstance:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    series_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +186,8 @@ class ClaimedJob:
     supersedes: tuple[EarlierResult, ...] = ()
     """What the same model made of earlier revisions or runs and has left the node (PS3.3 C.17.2,
     Predecessor Documents Sequence)."""
+    members: tuple[tuple[str, str], ...] = ()
+    """Name and Series Instance UID of the series that it takes together, in order; none for a job on one."""
     report_only: str | None = None
     """Why nothing is to be computed: only the report that says so is to be made, and the job failed."""
 

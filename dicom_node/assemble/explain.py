@@ -6,12 +6,15 @@ models would run. The decisions are those of `completeness` and `route`; this on
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from dicom_node.assemble.completeness import Complete, gap, judge
-from dicom_node.assemble.route import mismatch, route
+from dicom_node.assemble.join import with_others
+from dicom_node.assemble.route import miss, route
 from dicom_node.catalogue import ModelDescription
+from dicom_node.lifecycle import SeriesState
 from dicom_node.records import InstanceFacts, OpenSeries, Peer, SeriesKey
 from dicom_node.settings import Settings
 from dicom_node.store.intake import SERIES_ATTRIBUTES
@@ -67,17 +70,28 @@ def explain(
     by_series: dict[SeriesKey, list[InstanceFacts]] = defaultdict(list)
     for key, facts in headers:
         by_series[key].append(facts)
-    return [
-        _explain(_as_received(key, members, peer), settings, models)
-        for key, members in by_series.items()
-    ]
+    study = {
+        key: _as_received(key, members, peer, number)
+        for number, (key, members) in enumerate(by_series.items())
+    }
+    return [_explain(one, list(study.values()), settings, models) for one in study.values()]
 
 
 def _explain(
-    series: OpenSeries, settings: Settings, models: Mapping[str, ModelDescription]
+    series: OpenSeries,
+    others: Sequence[OpenSeries],
+    settings: Settings,
+    models: Mapping[str, ModelDescription],
 ) -> Explanation:
     verdict = judge(series, settings.assemble.ceiling_seconds, settings.assemble)
-    routing = route(series, settings, models)
+    study = [
+        (one, SeriesState.STABLE)
+        for one in others
+        if one.key.study_uid == series.key.study_uid
+        and isinstance(judge(one, inf, settings.assemble), Complete)
+    ]
+    alone = route(series, settings, models)
+    routing = with_others(alone, series, lambda: study, settings, models)
     slices = sum(int(one.attributes.get("frames") or 1) for one in series.instances)
     return Explanation(
         key=series.key,
@@ -85,7 +99,7 @@ def _explain(
         instances=len(series.instances),
         geometry=gap(series.instances),
         held=None if isinstance(verdict, Complete) else getattr(verdict, "reason", ""),
-        routes=tuple(RouteAnswer(one.name, mismatch(one.match, series)) for one in settings.route),
+        routes=tuple(RouteAnswer(one.name, miss(one, series)) for one in settings.route),
         models=tuple(
             ModelAnswer(
                 job.model,
@@ -98,10 +112,12 @@ def _explain(
     )
 
 
-def _as_received(key: SeriesKey, members: list[InstanceFacts], peer: Peer) -> OpenSeries:
+def _as_received(
+    key: SeriesKey, members: list[InstanceFacts], peer: Peer, number: int
+) -> OpenSeries:
     first = members[0]
     return OpenSeries(
-        id=0,
+        id=number,
         key=key,
         revision=1,
         patient_id=first.patient_id,

@@ -8,9 +8,11 @@ its present size, so a restart or a clock that jumps can only make it wait longe
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 
 from dicom_node.assemble.completeness import Complete, Hold, Wait, judge
+from dicom_node.assemble.join import with_others
 from dicom_node.assemble.route import route
 from dicom_node.catalogue import ModelDescription
 from dicom_node.lifecycle import SeriesState
@@ -88,7 +90,13 @@ class Assembler:
 
     def _route(self, revision: Revision) -> None:
         series = self._assembly.load(revision.id)
-        routing = route(series, self._settings, self._models)
+        routing = with_others(
+            route(series, self._settings, self._models),
+            series,
+            partial(self._assembly.study, series.key.study_uid),
+            self._settings,
+            self._models,
+        )
         if not routing.jobs:
             if self._assembly.no_route(revision.id, routing.reason):
                 self._say("series has no route", series, routing.reason)

@@ -34,16 +34,16 @@ def route(
     Every route that matches applies. A model that several of them ask for runs once, and its results go
     to the destinations of all of them.
     """
-    if _is_ours(series):
+    if is_ours(series):
         return Routing((), "made by this node; the node does not process its own output")
     if is_canary(series, settings):
         return _routing([canary_route(settings)], settings, models)
     if not settings.route:
         return Routing((), "no routes are configured")
-    missed = [(one, mismatch(one.match, series)) for one in settings.route]
-    matching = [one for one, miss in missed if miss is None]
+    missed = [(one, miss(one, series)) for one in settings.route]
+    matching = [one for one, missing in missed if missing is None and not one.series]
     if not matching:
-        told = "; ".join(f"{one.name}: {miss}" for one, miss in missed)
+        told = "; ".join(f"{one.name}: {missing}" for one, missing in missed if missing)
         return Routing((), f"no route matches ({told})")
     return _routing(matching, settings, models)
 
@@ -66,10 +66,20 @@ def _routing(
 ) -> Routing:
     names = dict.fromkeys(name for one in matching for name in one.models)
     jobs = tuple(
-        _job(models[name], [one for one in matching if name in one.models], settings)
+        job_of(models[name], [one for one in matching if name in one.models], settings)
         for name in names
     )
     return Routing(jobs, "route " + ", ".join(one.name for one in matching))
+
+
+def miss(one: RouteSettings, series: OpenSeries) -> str | None:
+    """Why a route does not take this series, alone or with others; None if it does."""
+    if not one.series:
+        return mismatch(one.match, series)
+    misses = {part.name: mismatch(part.match, series) for part in one.series}
+    if None in misses.values():
+        return None
+    return ", ".join(f"{name}: {missing}" for name, missing in misses.items())
 
 
 def mismatch(match: RouteMatch, series: OpenSeries) -> str | None:
@@ -105,7 +115,7 @@ def _any_match(found: Iterable[str], patterns: Sequence[str]) -> bool:
     )
 
 
-def _is_ours(series: OpenSeries) -> bool:
+def is_ours(series: OpenSeries) -> bool:
     """Whether any of it was made by this node: a study that was mixed up is not processed either."""
     return any(
         OUR_MANUFACTURER
@@ -117,7 +127,8 @@ def _is_ours(series: OpenSeries) -> bool:
     )
 
 
-def _job(model: ModelDescription, routes: Sequence[RouteSettings], settings: Settings) -> NewJob:
+def job_of(model: ModelDescription, routes: Sequence[RouteSettings], settings: Settings) -> NewJob:
+    """The job of a model for the routes that ask for it, whatever it runs on."""
     destinations = dict.fromkeys(name for one in routes for name in one.destinations)
     return NewJob(
         model=model.name,

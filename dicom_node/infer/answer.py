@@ -10,7 +10,7 @@ unexpected error is told by its type and place, never by its message.
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
@@ -53,29 +53,60 @@ def answer(
     description: ModelDescription,
     instances: Sequence[RawInstance],
     digest: str | None = None,
+    others: Sequence[Sequence[RawInstance]] = (),
 ) -> Answer:
-    """Read a series and run a model on it. Raises nothing that the series or the model could cause."""
+    """Read a series and run a model on it. Raises nothing that the series or the model could cause.
+
+    Args:
+        engine: runs the model.
+        description: the model.
+        instances: of the series that the result will lie on.
+        digest: the model that the job was queued with.
+        others: instances of further series that the model takes together with it, in its order.
+    """
     try:
-        check_header(description, instances)
-        image = read_image(instances, wanted=description.input.stack)
+        image, *also = [_image(description, one) for one in (instances, *others)]
         check_grid(description, image)
-        prediction = _predicted(engine, description, image, digest)
+        prediction = _predicted(engine, description, image, also, digest)
     except Exception as error:
         return without_prediction(error, instances)
-    notes = dict.fromkeys((*image.notes, *prediction.notes))
+    notes = dict.fromkeys((*image.notes, *_made_from(also), *prediction.notes))
+    prediction = replace(prediction, notes=(*_made_from(also), *prediction.notes))
     return Answer(Outcome.SUCCEEDED, "; ".join(notes), image, prediction)
 
 
+def _image(description: ModelDescription, instances: Sequence[RawInstance]) -> Image:
+    check_header(description, instances)
+    return read_image(instances, wanted=description.input.stack)
+
+
+def _made_from(also: Sequence[Image]) -> tuple[str, ...]:
+    """What a report says of the series that were taken together with the one that it refers to."""
+    if not also:
+        return ()
+    headers = [one.headers[0] if isinstance(one, Volume) else one.header for one in also]
+    told = ", ".join(str(header.SeriesInstanceUID) for header in headers)
+    return (f"made together with series {told}",)
+
+
 def _predicted(
-    engine: LocalEngine, description: ModelDescription, image: Image, digest: str | None
+    engine: LocalEngine,
+    description: ModelDescription,
+    image: Image,
+    also: Sequence[Image],
+    digest: str | None,
 ) -> Prediction:
     """A prediction on the image's own slices; the model sees evenly spaced ones."""
     if not isinstance(image, Volume) or image.even:
-        return engine.predict(description, image, digest)
+        return engine.predict(description, image, digest, also)
     even = evened(image)
     if description.model.task == "denoising":
         check_denoising(even)
-    return on_scanned_slices(engine.predict(description, even.volume, digest), even)
+    others = [
+        one if not isinstance(one, Volume) or one.even else evened(one).volume for one in also
+    ]
+    predicted = engine.predict(description, even.volume, digest, others)
+    return on_scanned_slices(predicted, even)
 
 
 def without_prediction(error: Exception, instances: Sequence[RawInstance]) -> Answer:

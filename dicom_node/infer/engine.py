@@ -6,6 +6,7 @@ more than their share of memory. Not for several threads at once: one worker pro
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,16 +67,20 @@ class LocalEngine:
         return self._loaded[key]
 
     def predict(
-        self, description: ModelDescription, image: Image, digest: str | None = None
+        self,
+        description: ModelDescription,
+        image: Image,
+        digest: str | None = None,
+        also: Sequence[Image] = (),
     ) -> Prediction:
-        """Run a model on an image.
+        """Run a model on an image, and on further ones of its grid where it takes several at once.
 
         Raises:
             BundleRefused: see `load`.
             NotApplicable: the image says nothing, or is of another kind than the model takes.
             ModelFailed: the model broke on it.
         """
-        return run(self.load(description, digest), image)
+        return run(self.load(description, digest), image, also)
 
     def accelerate(self) -> bool:
         """Compile one of the loaded models for this machine, if there is one left to try.

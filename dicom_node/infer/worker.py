@@ -124,9 +124,10 @@ class Worker:
             if job.report_only is not None:
                 raise ModelFailed(job.report_only)
         except NodeError as error:
-            given = without_prediction(error, instances)
+            given = without_prediction(error, _by_member(job, instances)[0])
         else:
-            given = answer(self._engine, description, instances, job.model_digest)
+            first, *others = _by_member(job, instances)
+            given = answer(self._engine, description, first, job.model_digest, others)
         return self._written(job, description, given)
 
     def _opened(self, stored: StoredInstance) -> RawInstance:
@@ -185,6 +186,18 @@ class Worker:
             self._queue.fail(job.lease, given.reason, results)
         else:
             self._queue.finish(job.lease, given.outcome, given.reason, results)
+
+
+def _by_member(job: ClaimedJob, instances: Sequence[RawInstance]) -> list[Sequence[RawInstance]]:
+    """The instances of each series that the job takes, in the order in which the model takes them."""
+    if not job.members:
+        return [instances]
+    # where the spool lacks some, those that were opened are the first ones
+    opened = list(zip(job.instances, instances, strict=False))
+    return [
+        [one for stored, one in opened if stored.series_uid == series_uid]
+        for _, series_uid in job.members
+    ]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from dicom_node.settings.flow import (
     ResultKind,
     RetentionSettings,
     RouteMatch,
+    RouteSeries,
     RouteSettings,
     SegmentationEncoding,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "ResultKind",
     "RetentionSettings",
     "RouteMatch",
+    "RouteSeries",
     "RouteSettings",
     "SegmentationEncoding",
     "Settings",

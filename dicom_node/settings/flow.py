@@ -127,14 +127,32 @@ class RouteMatch(Section):
     max_instances: int | None = Field(None, ge=1, description="The most instances.")
 
 
+class RouteSeries(Section):
+    """One of several series of a study that a route's models take together, in the order in which they
+    take them. The job starts when each is complete; the result lies on the first."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_. -]{1,32}$", description="What the series is called.")
+    match: RouteMatch = Field(RouteMatch(), description="What it must be.")
+
+
 class RouteSettings(Section):
     """Which series get which models, and where the results go. Every route that matches applies."""
 
     name: str = Field(description="A name for status and logs.")
     match: RouteMatch = RouteMatch()
+    series: tuple[RouteSeries, ...] = ()
     models: tuple[str, ...] = Field(min_length=1, description="Models to run.")
     destinations: tuple[str, ...] = Field(min_length=1, description="Destinations of the results.")
     priority: int = Field(0, ge=-100, le=100, description="Higher runs first.")
+
+    @model_validator(mode="after")
+    def _takes_one_series_or_several(self) -> "RouteSettings":
+        names = [one.name for one in self.series]
+        if len(names) == 1 or len(names) != len(set(names)):
+            raise ValueError("a route of several series names two or more, each differently")
+        if self.series and self.match != RouteMatch():
+            raise ValueError("a route has either `match` or several `series`, each with its match")
+        return self
 
 
 class CanarySettings(Section):

@@ -4,7 +4,7 @@ What comes in: verdicts of `assemble`. What goes out: series rows moved, and job
 in the same transaction. Owns: one job for each (revision, model, model digest, settings digest).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -30,6 +30,7 @@ from dicom_node.store.tables import (
     instance,
     job,
     job_input,
+    job_series,
     series,
     source,
 )
@@ -78,24 +79,17 @@ class Assembly:
         """One revision with the facts of its instances, in the order of arrival."""
         with reading(self._engine) as connection:
             row = connection.execute(select(series).where(series.c.id == series_id)).one()
-            key = SeriesKey(row.study_uid, row.series_uid)
-            habit = _habit(connection, row.calling_ae)
-            return OpenSeries(
-                id=row.id,
-                key=key,
-                revision=row.revision,
-                patient_id=row.patient_id,
-                calling_ae=row.calling_ae,
-                called_ae=row.called_ae,
-                attributes=row.attributes,
-                instances=_facts(connection, key),
-                sending=_still_sending(connection, key.study_uid),
-                released=_released(connection, key),
-                expected=row.expected,
-                idle_seconds=learned_idle_seconds(habit.series, habit.longest_pause),
-                return_seconds=learned_return_seconds(habit.return_share, habit.longest_return),
-                study_patient_ids=_study_patient_ids(connection, key.study_uid),
-            )
+            return _loaded(connection, row)
+
+    def study(self, study_uid: str) -> list[tuple[OpenSeries, SeriesState]]:
+        """The last revision of every series of a study, and its state."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(series)
+                .where(series.c.study_uid == study_uid, series.c.state != SeriesState.SUPERSEDED)
+                .order_by(series.c.id)
+            ).all()
+            return [(_loaded(connection, row), row.state) for row in rows]
 
     def hold(self, series_id: int, instances: int, reason: str) -> bool:
         """OPEN -> HELD, unless another instance came since the verdict was formed."""
@@ -124,15 +118,68 @@ class Assembly:
             return move(connection, series, series_id, stable, no_route, reason)
 
     def queue(self, series_id: int, jobs: Sequence[NewJob], reason: str) -> bool:
-        """STABLE -> QUEUED, with its jobs and their frozen input in the same transaction."""
+        """STABLE -> QUEUED, with its jobs and their frozen input in the same transaction.
+
+        A job on several series queues the others of them too, which had no route of their own.
+
+        Returns:
+            False if nothing was done: it is STABLE no more, or one of the others changed meanwhile.
+        """
+        others = {member for new in jobs for _, member in new.members} - {series_id}
         with writing(self._engine) as connection:
+            states = _locked(connection, {series_id, *others})
+            if any(states[other] not in COMPLETE for other in others):
+                return False
             if not move(
                 connection, series, series_id, SeriesState.STABLE, SeriesState.QUEUED, reason
             ):
                 return False
             for new in jobs:
-                create_job(connection, series_id, new)
+                create_job(connection, new.members[0][1] if new.members else series_id, new)
+            for other in others:
+                if states[other] is SeriesState.NO_ROUTE:
+                    _queue_after_all(connection, other, reason)
         return True
+
+
+COMPLETE = (SeriesState.STABLE, SeriesState.QUEUED, SeriesState.NO_ROUTE)
+
+
+def _locked(connection: Connection, series_ids: Collection[int]) -> dict[int, SeriesState]:
+    rows = connection.execute(
+        select(series.c.id, series.c.state)
+        .where(series.c.id.in_(series_ids))
+        .order_by(series.c.id)
+        .with_for_update()
+    )
+    return {row.id: row.state for row in rows}
+
+
+def _queue_after_all(connection: Connection, series_id: int, reason: str) -> None:
+    no_route, stable, queued = SeriesState.NO_ROUTE, SeriesState.STABLE, SeriesState.QUEUED
+    move(connection, series, series_id, no_route, stable, reason)
+    move(connection, series, series_id, stable, queued, reason)
+
+
+def _loaded(connection: Connection, row: Any) -> OpenSeries:
+    key = SeriesKey(row.study_uid, row.series_uid)
+    habit = _habit(connection, row.calling_ae)
+    return OpenSeries(
+        id=row.id,
+        key=key,
+        revision=row.revision,
+        patient_id=row.patient_id,
+        calling_ae=row.calling_ae,
+        called_ae=row.called_ae,
+        attributes=row.attributes,
+        instances=_facts(connection, key),
+        sending=_still_sending(connection, key.study_uid),
+        released=_released(connection, key),
+        expected=row.expected,
+        idle_seconds=learned_idle_seconds(habit.series, habit.longest_pause),
+        return_seconds=learned_return_seconds(habit.return_share, habit.longest_return),
+        study_patient_ids=_study_patient_ids(connection, key.study_uid),
+    )
 
 
 def _judged(
@@ -180,9 +227,16 @@ def create_job(
     ).scalar()
     if job_id is None:
         return None
+    taken = [member for _, member in new.members] or [series_id]
+    if new.members:
+        rows = [
+            {"job_id": job_id, "position": position, "series_id": member, "name": name}
+            for position, (name, member) in enumerate(new.members)
+        ]
+        connection.execute(insert(job_series), rows)
     members = (
         select(job.c.id, instance.c.id)
-        .join_from(job, series, job.c.series_id == series.c.id)
+        .join_from(job, series, series.c.id.in_(taken))
         .join(
             instance,
             (instance.c.series_uid == series.c.series_uid)

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Engine, or_, select, update
 from dicom_node.lifecycle import DeliveryState, SeriesState
 from dicom_node.records import DueDelivery
 from dicom_node.store.database import reading, utc_now, writing
+from dicom_node.store.inputs import outdated
 from dicom_node.store.tables import delivery, job, result, series
 from dicom_node.store.transitions import move
 
@@ -49,7 +50,12 @@ class Outbox:
         """
         with writing(self._engine) as connection:
             row = connection.execute(
-                select(delivery.c.state, delivery.c.attempts, series.c.state.label("revision"))
+                select(
+                    delivery.c.state,
+                    delivery.c.attempts,
+                    series.c.state.label("revision"),
+                    outdated().label("outdated"),
+                )
                 .join(result, result.c.id == delivery.c.result_id)
                 .join(job, job.c.id == result.c.job_id)
                 .join(series, series.c.id == job.c.series_id)
@@ -58,7 +64,7 @@ class Outbox:
             ).one()
             if row.state not in WAITING:
                 return None
-            if row.revision is SeriesState.SUPERSEDED:
+            if row.revision is SeriesState.SUPERSEDED or row.outdated:
                 reason = "a later revision of the series came before it was sent"
                 move(connection, delivery, due.id, row.state, DeliveryState.WITHDRAWN, reason)
                 return None

@@ -18,6 +18,7 @@ from dicom_node.lifecycle import InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Peer, ReceivedInstance, SeriesKey
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.dialect import batched, insert_or_ignore, ring
+from dicom_node.store.inputs import on_series
 from dicom_node.store.tables import association, carriage, instance, job, series
 from dicom_node.store.tally import OPEN, note
 from dicom_node.store.transitions import began, move
@@ -333,7 +334,7 @@ def _supersede(connection: Connection, latest: Any) -> None:
     reason = f"revision {latest.revision + 1} of the series began"
     move(connection, series, latest.id, latest.state, SeriesState.SUPERSEDED, reason)
     unfinished = select(job.c.id, job.c.state).where(
-        job.c.series_id == latest.id, job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+        on_series(latest.id), job.c.state.in_((JobState.QUEUED, JobState.RUNNING))
     )
     for job_id, state in connection.execute(unfinished.with_for_update()).all():
         move(connection, job, job_id, state, JobState.CANCELLED, reason)

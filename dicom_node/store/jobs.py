@@ -26,7 +26,7 @@ from dicom_node.records import (
 )
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.dialect import insert_or_ignore, one_claim_at_a_time
-from dicom_node.store.tables import delivery, instance, job, job_input, result, series
+from dicom_node.store.tables import delivery, instance, job, job_input, job_series, result, series
 from dicom_node.store.transitions import began, move
 
 FAIR_SHARE = 5
@@ -234,6 +234,7 @@ def _claimed(connection: Connection, row: Any, lease: Lease) -> ClaimedJob:
         job_key=_job_key(instances, row),
         destinations=tuple(row.destinations),
         supersedes=_left_the_node(connection, row),
+        members=_members(connection, row.id),
         report_only=f"the inference worker died {row.deaths} times on it" if poisoned else None,
     )
 
@@ -276,6 +277,7 @@ def _frozen_input(connection: Connection, job_id: int) -> tuple[StoredInstance, 
             instance.c.sop_class_uid,
             instance.c.sop_instance_uid,
             instance.c.transfer_syntax_uid,
+            instance.c.series_uid,
         )
         .join(job_input, job_input.c.instance_id == instance.c.id)
         .where(job_input.c.job_id == job_id)
@@ -285,6 +287,16 @@ def _frozen_input(connection: Connection, job_id: int) -> tuple[StoredInstance, 
         StoredInstance(SegmentAddress(segment, offset, length), *rest)
         for segment, offset, length, *rest in rows
     )
+
+
+def _members(connection: Connection, job_id: int) -> tuple[tuple[str, str], ...]:
+    rows = connection.execute(
+        select(job_series.c.name, series.c.series_uid)
+        .join(series, series.c.id == job_series.c.series_id)
+        .where(job_series.c.job_id == job_id)
+        .order_by(job_series.c.position)
+    )
+    return tuple((row.name, row.series_uid) for row in rows)
 
 
 def _job_key(instances: Sequence[StoredInstance], row: Any) -> str:

@@ -16,7 +16,8 @@ from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesS
 from dicom_node.records import NewJob
 from dicom_node.store.assembly import create_job
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.tables import delivery, instance, job, job_input, result, series
+from dicom_node.store.inputs import outdated
+from dicom_node.store.tables import delivery, instance, job, job_input, job_series, result, series
 from dicom_node.store.transitions import move
 
 ENDED = (JobState.STORED, JobState.FAILED, JobState.POISON)
@@ -141,6 +142,7 @@ class Operator:
                 .join(series, series.c.id == job.c.series_id)
                 .where(
                     job.c.id.in_(last),
+                    ~outdated(),
                     delivery.c.state.in_(ended),
                     _not_purged(),
                     *([] if destination is None else [delivery.c.destination == destination]),
@@ -222,6 +224,7 @@ def _jobs(connection: Connection, condition: ColumnElement[bool], study_uid: str
             condition,
             series.c.study_uid == study_uid,
             series.c.state != SeriesState.SUPERSEDED,
+            ~outdated(),
         )
         .order_by(job.c.id)
         .with_for_update(of=job)
@@ -253,12 +256,22 @@ def _run_again(connection: Connection, row: Any, told: str, digest: str | None =
         route=row.route,
         destinations=tuple(row.destinations),
         priority=row.priority,
+        members=_members(connection, row.id),
     )
     created = create_job(connection, row.series_id, new, run=runs + 1, reason=told)
     if created is None:
         return False
     _freeze_as(connection, created, row.id)
     return True
+
+
+def _members(connection: Connection, job_id: int) -> tuple[tuple[str, int], ...]:
+    rows = connection.execute(
+        select(job_series.c.name, job_series.c.series_id)
+        .where(job_series.c.job_id == job_id)
+        .order_by(job_series.c.position)
+    )
+    return tuple((row.name, row.series_id) for row in rows)
 
 
 def _freeze_as(connection: Connection, job_id: int, earlier: int) -> None:
@@ -279,6 +292,7 @@ def _revive(connection: Connection, told: str, *conditions: ColumnElement[bool])
         .where(
             delivery.c.state == DeliveryState.DEAD,
             series.c.state != SeriesState.SUPERSEDED,
+            ~outdated(),
             *conditions,
         )
         .with_for_update(of=delivery)

@@ -6,10 +6,11 @@ What comes in: a filter. What goes out: plain dictionaries, fit for a table, JSO
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, or_, select
 
 from dicom_node.lifecycle import DeliveryState
 from dicom_node.store.database import reading
+from dicom_node.store.inputs import joined
 from dicom_node.store.tables import association, delivery, instance, job, result, series, transition
 from dicom_node.store.tally import OPEN, Tally
 
@@ -87,24 +88,31 @@ def _series(row: Any, jobs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _jobs(connection: Connection, series_ids: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """Jobs by revision; a job on several stands under each of them, its results under the first."""
+    together = joined(connection, series_ids)
+    elsewhere = {job_id for ids in together.values() for job_id in ids}
     rows = connection.execute(
-        select(job).where(job.c.series_id.in_(series_ids)).order_by(job.c.id)
+        select(job)
+        .where(or_(job.c.series_id.in_(series_ids), job.c.id.in_(elsewhere)))
+        .order_by(job.c.id)
     ).all()
     results = _results(connection, [row.id for row in rows])
+    made: dict[int, dict[str, Any]] = {}
     jobs: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        jobs[row.series_id].append(
-            {
-                "id": row.id,
-                "model": row.model,
-                "route": row.route,
-                "state": row.state.value,
-                "outcome": row.outcome.value if row.outcome else None,
-                "reason": row.reason,
-                "attempts": row.attempts,
-                "results": results[row.id],
-            }
-        )
+        made[row.id] = {
+            "id": row.id,
+            "model": row.model,
+            "route": row.route,
+            "state": row.state.value,
+            "outcome": row.outcome.value if row.outcome else None,
+            "reason": row.reason,
+            "attempts": row.attempts,
+            "results": results[row.id],
+        }
+        jobs[row.series_id].append(made[row.id])
+    for series_id, job_ids in together.items():
+        jobs[series_id] += [made[job_id] | {"results": []} for job_id in job_ids]
     return jobs
 
 

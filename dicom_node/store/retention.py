@@ -15,6 +15,7 @@ from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesS
 from dicom_node.records import SeriesKey
 from dicom_node.store.database import reading, writing
 from dicom_node.store.dialect import batched
+from dicom_node.store.inputs import on_series
 from dicom_node.store.tables import association, delivery, instance, job, result, series
 from dicom_node.store.transitions import move_all
 
@@ -139,12 +140,12 @@ def _nothing_waits() -> tuple[ColumnElement[bool], ...]:
     same = (every.c.study_uid == series.c.study_uid) & (every.c.series_uid == series.c.series_uid)
     unfinished = (
         exists()
-        .where(same, job.c.series_id == every.c.id)
+        .where(same, on_series(every.c.id))
         .where(job.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
     )
     unreached = (
         exists()
-        .where(same, job.c.series_id == every.c.id, result.c.job_id == job.c.id)
+        .where(same, on_series(every.c.id), result.c.job_id == job.c.id)
         .where(delivery.c.result_id == result.c.id, delivery.c.state.not_in(REACHED))
     )
     return (series.c.state.in_(SETTLED), ~unfinished, ~unreached)

@@ -1,9 +1,9 @@
 """The schema: one small set of tables, the same on SQLite and PostgreSQL.
 
 Who came (association), what came (instance), what it makes (series revision), what is to be done (job
-and its frozen input), what was made (result), where it goes (delivery), every move of a state
-(transition), how many are in each state (tally), and what was learned of a sender (source). Wall-clock
-columns are for people; nothing times out by them.
+and its frozen input, of one series or several), what was made (result), where it goes (delivery), every
+move of a state (transition), how many are in each state (tally), and what was learned of a sender (source).
+Wall-clock columns are for people; nothing times out by them.
 """
 
 from sqlalchemy import (
@@ -158,6 +158,17 @@ job_input = Table(
     metadata,
     Column("job_id", ForeignKey("job.id"), primary_key=True),
     Column("instance_id", ForeignKey("instance.id"), primary_key=True),
+)
+
+job_series = Table(
+    "job_series",
+    metadata,
+    # the revisions that a job on several series takes together; a job on one has no rows
+    Column("job_id", ForeignKey("job.id"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("series_id", ForeignKey("series.id"), nullable=False),
+    Column("name", String(32), nullable=False),
+    Index(None, "series_id"),
 )
 
 result = Table(

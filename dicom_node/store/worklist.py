@@ -30,6 +30,7 @@ from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesS
 from dicom_node.observe.logging import hashed
 from dicom_node.records import SegmentAddress, StoredInstance
 from dicom_node.store.database import reading
+from dicom_node.store.inputs import joined
 from dicom_node.store.tables import (
     association,
     delivery,
@@ -416,13 +417,22 @@ def _one_series(row: Row[Any], jobs: list[dict[str, Any]], current: bool) -> dic
 
 
 def _jobs(connection: Connection, series_ids: list[int]) -> dict[int, list[dict[str, Any]]]:
+    """Jobs by revision; a job on several stands under each of them, its results under the first."""
+    together = joined(connection, series_ids)
+    elsewhere = {job_id for ids in together.values() for job_id in ids}
     rows = connection.execute(
-        select(job).where(job.c.series_id.in_(series_ids)).order_by(job.c.id)
+        select(job)
+        .where(or_(job.c.series_id.in_(series_ids), job.c.id.in_(elsewhere)))
+        .order_by(job.c.id)
     ).all()
     results = _results(connection, [row.id for row in rows])
+    made: dict[int, dict[str, Any]] = {}
     jobs: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        jobs[row.series_id].append(_plain(row._mapping) | {"results": results[row.id]})
+        made[row.id] = _plain(row._mapping) | {"results": results[row.id]}
+        jobs[row.series_id].append(made[row.id])
+    for series_id, job_ids in together.items():
+        jobs[series_id] += [made[job_id] | {"results": []} for job_id in job_ids]
     return jobs
 
 

@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 
 from dicom_node.errors import CannotUnderstand, NodeError
 from dicom_node.read.header import read_header
+from dicom_node.settings import RouteMatch
 from dicom_node.store.worklist import Shown
 from dicom_node.web.parts import Parts
 from dicom_node.web.state import TONES_OF_STATES
@@ -221,11 +222,10 @@ def routes(parts: Parts) -> list[RouteView]:
     """The routes, as configured."""
     found = []
     for route in parts.settings.route:
-        clauses = {
-            clause: ", ".join(value) if isinstance(value, tuple) else str(value)
-            for clause, value in route.match
-            if value not in ((), None)
-        }
+        clauses = _clauses(route.match)
+        for one in route.series:
+            told = [f"{clause} {value}" for clause, value in _clauses(one.match).items()]
+            clauses[f"series {one.name}"] = "; ".join(told) or "any"
         found.append(
             RouteView(
                 name=route.name,
@@ -236,6 +236,14 @@ def routes(parts: Parts) -> list[RouteView]:
             )
         )
     return found
+
+
+def _clauses(match: RouteMatch) -> dict[str, str]:
+    return {
+        clause: ", ".join(value) if isinstance(value, tuple) else str(value)
+        for clause, value in match
+        if value not in ((), None)
+    }
 
 
 def queue(parts: Parts) -> list[QueuedView]:
