@@ -6,6 +6,7 @@ unpickles or runs anything of a bundle.
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -17,6 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dicom_node.errors import BundleRefused
 
 SIDECAR = "dicom.toml"
+SIDES = ("7771000", "24028007", "G-A101", "G-A100")
+"""SNOMED CT for left and right, new and old style."""
+_SIDE = re.compile(r"(?<![a-z])(left|right)(?![a-z])", re.IGNORECASE)
 
 Code = tuple[str, str, str]
 """Code Value, Coding Scheme Designator, Code Meaning (PS3.3 8.8)."""
@@ -53,35 +57,47 @@ class _Part(BaseModel):
 class Algorithm(_Part):
     """Algorithm identification (PS3.3 10.16)."""
 
-    code: Code = ("123110", "DCM", "Artificial Intelligence")
+    code: Code = Field(
+        ("123110", "DCM", "Artificial Intelligence"), description="The family of algorithms."
+    )
 
 
 class ModelHead(_Part):
     """Who the model is."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{1,40}$")
-    title: str = Field(max_length=40)
-    version: str
-    task: Literal["segmentation", "classification", "denoising"]
-    enabled: bool = True
-    limits: str
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{1,40}$", description="Equal to the folder's; routes name it."
+    )
+    title: str = Field(max_length=40, description="How results name it.")
+    version: str = Field(description="Equal to the one in configs/metadata.json.")
+    task: Literal["segmentation", "classification", "denoising"] = Field(
+        description="What it gives."
+    )
+    enabled: bool = Field(True, description="Off: no route may run it.")
+    limits: str = Field(description="What it must not be used for; in every report.")
     algorithm: Algorithm = Field(default_factory=Algorithm)
 
 
 class InputContract(_Part):
     """Which series the model is meant for; outside it the answer is "not applicable"."""
 
-    modality: tuple[str, ...]
-    dimensions: Literal[2, 3]
-    body_part: tuple[str, ...] = ()
-    min_slices: int = 1
-    max_slices: int = 2000
-    max_slice_spacing_mm: float | None = None
-    min_extent_mm: float | None = None
-    image_type_excludes: tuple[str, ...] = ("LOCALIZER",)
-    stack: Mapping[StackAttribute, Annotated[str, BeforeValidator(str)]] = {}
-    """Where a series holds several stacks, which of them: an attribute's value, "lowest" or "highest"
-    (`stack = { b_value = "highest" }`). Without it the largest."""
+    modality: tuple[str, ...] = Field(description="Modality is one of these.")
+    dimensions: Literal[2, 3] = Field(description="2: single images, 3: volumes.")
+    body_part: tuple[str, ...] = Field(
+        (), description="Body Part Examined, where the series has one, is one of these."
+    )
+    min_slices: int = Field(1, description="It has so many slices or more.")
+    max_slices: int = Field(2000, description="It has so many slices or fewer.")
+    max_slice_spacing_mm: float | None = Field(None, description="Slices lie so far apart or less.")
+    min_extent_mm: float | None = Field(None, description="The slices span so much or more.")
+    image_type_excludes: tuple[str, ...] = Field(
+        ("LOCALIZER",), description="Image Type has none of these."
+    )
+    stack: Mapping[StackAttribute, Annotated[str, BeforeValidator(str)]] = Field(
+        {},
+        description="Where a series holds several stacks, which of them: an attribute's value, lowest or "
+        'highest (`stack = { b_value = "highest" }`). Without it the largest.',
+    )
 
     def violated_by(self, attributes: Mapping[str, Any], slices: int) -> str | None:
         """Why a series with these header values lies outside the contract; None where it does not.
@@ -121,36 +137,85 @@ class InputContract(_Part):
 
 
 class SegmentDescription(_Part):
-    """One label of a segmentation, with its codes (PS3.3 C.8.20.2)."""
+    """One label of a segmentation, with its codes (PS3.3 C.8.20.2): value, scheme, meaning."""
 
-    value: Annotated[int, Field(ge=1, le=255)]
-    label: str = Field(max_length=64)
-    category: Code
-    type: Code
-    modifier: Code | None = None
-    region: Code | None = None
-    color_rgb: tuple[Byte, Byte, Byte]
-    lesion: bool = False
-    """Each connected component is a finding of its own, with diameters and a contour in the report."""
+    value: Annotated[int, Field(ge=1, le=255)] = Field(
+        description="The label that the model gives."
+    )
+    label: str = Field(max_length=64, description="Its name for people.")
+    category: Code = Field(description="Segmented Property Category.")
+    type: Code = Field(description="Segmented Property Type.")
+    modifier: Code | None = Field(None, description="Its modifier, left or right for instance.")
+    region: Code | None = Field(None, description="Anatomic Region, of what is no anatomy itself.")
+    color_rgb: tuple[Byte, Byte, Byte] = Field(description="How viewers show it.")
+    lesion: bool = Field(
+        False,
+        description="Each connected component is a finding of its own, with diameters and a contour.",
+    )
 
 
 class ClassDescription(_Part):
     """One class of a classifier."""
 
-    index: Annotated[int, Field(ge=0)]
-    label: str = Field(max_length=64)
-    finding: Code
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    index: Annotated[int, Field(ge=0)] = Field(description="Its place in the network's output.")
+    label: str = Field(max_length=64, description="Its name for people.")
+    finding: Code = Field(description="What it says of the image, coded.")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="From this probability on, it counts as found."
+    )
+
+
+Flip = Literal["left_right", "front_back", "head_foot"]
+
+
+class InferenceOptions(_Part):
+    """How often the network looks, and what is made of its answers; by default once."""
+
+    weights: tuple[Annotated[str, Field(pattern=r"^models/[\w.-]+\.\w+$")], ...] = Field(
+        (),
+        description="An ensemble: files such as models/fold_0.safetensors, whose answers are averaged. "
+        "Default: the usual file.",
+    )
+    flips: tuple[Flip, ...] = Field(
+        (),
+        description="Each window is also shown mirrored along these axes of the patient (left_right, "
+        "front_back, head_foot), and along all of them together. Where a label is of one side, only "
+        "left_right, and only with `mirrored`.",
+    )
+    mirrored: tuple[tuple[int, int], ...] = Field(
+        (),
+        description="Pairs of segment values (class indices) that change places in a mirror image, "
+        "[[1, 2]]; [[3, 3]] stays itself.",
+    )
+    uncertainty: Literal["entropy", "spread"] | None = Field(
+        None,
+        description="A map, 0 to 1, of where to doubt a segmentation: the entropy of the mean "
+        "probabilities, or how far the runs lie apart (twice the standard deviation). In the report "
+        "as a mean of each finding, and as a map for destinations whose `objects` has uncertainty. "
+        "Of a classifier: spread, as a sentence in the report.",
+    )
+
+    @property
+    def runs(self) -> int:
+        """How often the network (or a member of the ensemble) sees each window."""
+        return max(len(self.weights), 1) << len(self.flips)
 
 
 class Outputs(_Part):
     """What the model's results look like in a study."""
 
-    series_number: Annotated[int, Field(ge=1000, le=999999)] = 9000
-    heatmap: bool = False
-    probabilities: bool = False
-    """A segmentation keeps each segment's probabilities, for destinations that take FRACTIONAL."""
-    heatmap_layer: str | None = None
+    series_number: Annotated[int, Field(ge=1000, le=999999)] = Field(
+        9000, description="Of its first series; each kind of result has a number after it."
+    )
+    heatmap: bool = Field(False, description="Heat maps of the classes that were found (Grad-CAM).")
+    probabilities: bool = Field(
+        False,
+        description="A segmentation keeps each segment's probabilities, for destinations that take "
+        "FRACTIONAL.",
+    )
+    heatmap_layer: str | None = Field(
+        None, description="The layer of network_def that they are made of."
+    )
 
 
 class ModelDescription(_Part):
@@ -160,6 +225,7 @@ class ModelDescription(_Part):
     input: InputContract
     segments: tuple[SegmentDescription, ...] = ()
     classes: tuple[ClassDescription, ...] = ()
+    inference: InferenceOptions = Field(default_factory=InferenceOptions)
     outputs: Outputs = Field(default_factory=Outputs)
     folder: Path
 
@@ -174,6 +240,46 @@ class ModelDescription(_Part):
             raise ValueError("two segments have the same value")
         return self
 
+    @model_validator(mode="after")
+    def _keeps_left_and_right_apart(self) -> "ModelDescription":
+        """A mirror image has its left on the right: what is named by its side must be named back."""
+        options, told = self.inference, "inference.flips:"
+        if len(set(options.flips)) != len(options.flips):
+            raise ValueError(f"{told} an axis is named twice")
+        if self.input.dimensions == 2 and "front_back" in options.flips:
+            raise ValueError(f"{told} front_back: a single image has no such axis")
+        if not options.flips:
+            return self
+        entries: list[SegmentDescription | ClassDescription] = [*self.segments, *self.classes]
+        sided = [entry for entry in entries if _names_a_side(entry)]
+        others = [name for name in options.flips if name != "left_right"]
+        if sided and others:
+            raise ValueError(
+                f"{told} {others[0]} turns the anatomy by which a network tells left from right, "
+                f"and {sided[0].label!r} is of one side"
+            )
+        paired = {value for pair in options.mirrored for value in pair}
+        for entry in sided:
+            if _index(entry) not in paired:
+                raise ValueError(
+                    f"{told} left_right: {entry.label!r} is of one side, and inference.mirrored does "
+                    "not say what it is in a mirror image"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _can_say_what_it_doubts(self) -> "ModelDescription":
+        options, told = self.inference, "inference.uncertainty:"
+        if options.uncertainty == "spread" and options.runs < 2:
+            raise ValueError(f"{told} spread: one run has none; name weights or flips")
+        if options.uncertainty is not None and self.model.task == "denoising":
+            raise ValueError(f"{told} values have no probability")
+        if options.uncertainty == "entropy" and self.model.task == "classification":
+            raise ValueError(
+                f"{told} entropy: a class's probability says as much; spread is possible"
+            )
+        return self
+
     @property
     def name(self) -> str:
         """The model's name, equal to its folder's."""
@@ -183,6 +289,22 @@ class ModelDescription(_Part):
     def digest(self) -> str:
         """SHA-256 over the names and contents of the bundle's files; hidden files are left out."""
         return bundle_digest(self.folder)
+
+
+def _index(entry: SegmentDescription | ClassDescription) -> int:
+    return entry.value if isinstance(entry, SegmentDescription) else entry.index
+
+
+def _names_a_side(entry: SegmentDescription | ClassDescription) -> bool:
+    """Whether a label or its codes say left or right."""
+    if isinstance(entry, SegmentDescription):
+        codes = [entry.type, entry.modifier, entry.region]
+        if entry.modifier is not None and entry.modifier[0] in SIDES:
+            return True
+    else:
+        codes = [entry.finding]
+    texts = (entry.label, *(code[2] for code in codes if code is not None))
+    return any(_SIDE.search(text) for text in texts)
 
 
 def bundle_files(folder: Path) -> list[Path]:

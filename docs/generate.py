@@ -1,6 +1,7 @@
 """Writes the parts of the documentation that come from the code: `python docs/generate.py`.
 
-`docs/configuration.md` is made from `dicom_node.settings`; a test fails when it is out of date.
+`docs/configuration.md` is made from `dicom_node.settings`, the reference in `docs/models.md` from
+`dicom_node.catalogue`; a test fails when either is out of date.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from dicom_node.catalogue import ModelDescription
 from dicom_node.settings import ENVIRONMENT_PREFIX, Settings
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +24,15 @@ A node reads one TOML file: `--config FILE`, else the file that `{ENVIRONMENT_PR
 is not is refused, with the one that was probably meant. `dicom-node config` prints what is in effect,
 `dicom-node config --check` says whether it can be used. An example: `deploy/example.toml`.
 """
+MARK = "<!-- made from the code by `python docs/generate.py`; do not edit below -->"
+
+
+def models() -> str:
+    """`docs/models.md`: what people wrote, and the reference of `dicom.toml` below it."""
+    written = (HERE / "models.md").read_text(encoding="utf-8").partition(MARK)[0]
+    parts = [line for line in _sections("", ModelDescription) if not line.startswith("| `folder`")]
+    start = next(index for index, line in enumerate(parts) if line.startswith("## `[model]`"))
+    return "\n".join([f"{written}{MARK}\n", *parts[start:]]) + "\n"
 
 
 def configuration() -> str:
@@ -75,3 +86,4 @@ def _shown(value: Any) -> str:
 
 if __name__ == "__main__":
     (HERE / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (HERE / "models.md").write_text(models(), encoding="utf-8")

@@ -33,7 +33,8 @@ from dicom_node.infer.allowed import make
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.grids import to_meta_tensor
 from dicom_node.infer.inputs import prepare
-from dicom_node.infer.runner import run, window_plan
+from dicom_node.infer.plan import window_plan
+from dicom_node.infer.runner import run
 from dicom_node.records import Segmentation, SourceFrame, Volume
 
 ROUNDS = 3

@@ -62,8 +62,9 @@ def verify(
     from dicom_node.infer.manage import verify as verify_model
 
     changed = False
+    trusted = load_settings(config).infer.trusted_bundles
     for model in _chosen(config, name):
-        found = verify_model(model)
+        found = verify_model(model, trusted=trusted)
         told = f"{found.parameters:,} parameters, loads in {found.load_seconds:.1f} s"
         out.print(f"{model.name}: {told}, digest {found.digest[:12]}", highlight=False)
         for name_of_file in found.changed:
@@ -90,8 +91,16 @@ def add(
     if draft:
         out.print(manage.draft(source), highlight=False, markup=False, soft_wrap=True)
         return
-    added = manage.add(source, load_settings(config).models_dir, replace=replace)
+    settings = load_settings(config)
+    added = manage.add(
+        source, settings.models_dir, replace=replace, trusted=settings.infer.trusted_bundles
+    )
     out.print(f"{added.name} {added.model.version} added; digest {added.digest[:12]}")
+    out.print("trying the engines of this machine, up to a minute ...")
+    choice = manage.choose_engine(added, settings)
+    if choice.engine is not None:
+        told = f"engine: {choice.engine}, {choice.speedup:.1f} times torch, same answer"
+        out.print(told, highlight=False)
 
 
 @commands.command()

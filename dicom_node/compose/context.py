@@ -17,6 +17,7 @@ ALL_KINDS = DEFAULT_KINDS | {
     "presentation_state",
     "key_objects",
     "rejection",
+    "uncertainty",
 }
 
 

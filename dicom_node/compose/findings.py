@@ -18,7 +18,7 @@ from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.measure import Measured, measure
 from dicom_node.compose.uids import derived_uid
 from dicom_node.errors import ComposeError
-from dicom_node.records import Labels, Segmentation, Volume
+from dicom_node.records import Float32, Labels, Segmentation, Volume
 
 MOST_LESIONS = 50
 """Components of one lesion segment that are reported singly; a report of thousands helps nobody."""
@@ -154,3 +154,22 @@ def _finding(
     label = segment.label if ordinal is None else f"{segment.label} {ordinal}"
     uid = derived_uid(ctx.job_key, "tracking", segment.value, ordinal or 0)
     return Finding(number, segment, label[:64], f"{ctx.model.name} {label}"[:64], uid, measured)
+
+
+def doubts(findings: Findings, uncertainty: Float32 | None) -> tuple[str, ...]:
+    """How sure the model is of each finding, in words; nothing where it does not say.
+
+    Args:
+        uncertainty: `(z, y, x)` in 0 to 1.
+
+    Raises:
+        ComposeError: it lies on another grid.
+    """
+    if uncertainty is None:
+        return ()
+    if uncertainty.shape != findings.numbers.shape:
+        raise ComposeError("the map of uncertainty does not lie on the source's grid")
+    counts = np.bincount(findings.numbers.ravel(), minlength=len(findings.found) + 1)
+    sums = np.bincount(findings.numbers.ravel(), uncertainty.ravel(), len(findings.found) + 1)
+    said = [f"{one.label} {sums[one.number] / counts[one.number]:.2f}" for one in findings.found]
+    return (f"Mean uncertainty (0 sure, 1 a guess): {', '.join(said)}",) if said else ()

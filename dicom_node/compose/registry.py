@@ -12,9 +12,9 @@ from pydicom import Dataset
 
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.denoised import denoised_series
-from dicom_node.compose.findings import find
+from dicom_node.compose.findings import doubts, find
 from dicom_node.compose.grid import instances
-from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures
+from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures, uncertainty_map
 from dicom_node.compose.key_objects import rejection_note, result_set, superseded
 from dicom_node.compose.outlines import outline_captures
 from dicom_node.compose.presentation import presentation_states
@@ -90,10 +90,13 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     made = [seg] if seg is not None else []
     if "secondary_capture" in ctx.kinds:
         made += outline_captures(ctx, image, findings)
+    doubt = prediction.uncertainty
+    if doubt is not None and "uncertainty" in ctx.kinds:
+        made.append(uncertainty_map(ctx, image, doubt))
     if "presentation_state" in ctx.kinds:
         made += presentation_states(ctx, image, findings)
     if "sr" in ctx.kinds:
-        notes = (*_notes(image, prediction), *findings.notes)
+        notes = (*_notes(image, prediction), *findings.notes, *doubts(findings, doubt))
         made.append(segmentation_report(ctx, image, findings, seg, notes))
     return made
 

@@ -80,7 +80,7 @@ def _model(id: str, settings: Settings, name: str) -> Finding:
     from dicom_node.infer.manage import verify
 
     description = catalogue(settings.models_dir)[name]
-    trusted = name in settings.infer.trusted_bundles
+    trusted = settings.infer.trusted_bundles
     try:
         found = verify(description, trusted=trusted, compiled_dir=settings.data_dir / "compiled")
     except BundleRefused as error:

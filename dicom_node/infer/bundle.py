@@ -9,7 +9,7 @@ tensors. Refusals are `BundleRefused` and name file, key and reason.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ from torch import nn
 
 from dicom_node.catalogue import ModelDescription, bundle_files, contents_digest
 from dicom_node.errors import BundleRefused
-from dicom_node.infer import weights
 from dicom_node.infer.allowed import short_name
+from dicom_node.infer.networks import TRUST, check_windows, make_networks, weight_files
+from dicom_node.infer.plan import window_size
+from dicom_node.infer.programs import is_program, size_of
 from dicom_node.infer.resolve import Resolver
 
 INFERENCE = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
@@ -35,7 +37,7 @@ class LoadedBundle:
 
     Attributes:
         digest: of the files that were loaded.
-        network: in evaluation mode, on the device.
+        networks: in evaluation mode, on the device; the answer is the mean of what they give.
         preprocessing: transforms in order, without readers.
         inferer: an inferer of MONAI; it says how to cut, `windows` does the cutting.
         postprocessing: transforms in order, without writers.
@@ -46,13 +48,13 @@ class LoadedBundle:
         is_colour: an RGB model; a grey image is repeated for it.
         rows_first: a projection is handed over as `(C, y, x)`, not as `(C, x, y)`.
         bytes: what the weights take.
-        fast: the network compiled for this machine, for windows of one size; see `accelerate`.
+        fast: the networks compiled for this machine, for windows of one size; see `accelerate`.
     """
 
     description: ModelDescription
     digest: str
     device: torch.device
-    network: nn.Module
+    networks: tuple[nn.Module, ...]
     preprocessing: tuple[Any, ...]
     inferer: Any
     postprocessing: tuple[Any, ...]
@@ -63,7 +65,17 @@ class LoadedBundle:
     is_colour: bool
     rows_first: bool
     bytes: int
-    fast: Any = None
+    fast: tuple[Any, ...] = ()
+
+    @property
+    def network(self) -> nn.Module:
+        """The first network: the one that heat maps are made of."""
+        return self.networks[0]
+
+
+def is_trusted(name: str, digest: str, trusted: Collection[str]) -> bool:
+    """Whether the admin's list holds this model with these very bytes: `name@digest`."""
+    return f"{name}@{digest}" in trusted
 
 
 def load_bundle(
@@ -71,7 +83,7 @@ def load_bundle(
     device: torch.device,
     expected_digest: str | None = None,
     *,
-    trusted: bool = False,
+    trusted: Collection[str] = (),
 ) -> LoadedBundle:
     """Read, check and make a bundle.
 
@@ -79,12 +91,12 @@ def load_bundle(
         description: the model.
         device: where its network goes.
         expected_digest: what the job was queued with.
-        trusted: the admin's word (`infer.trusted_bundles`) that the bundle's own Python code may run.
+        trusted: the admin's list (`infer.trusted_bundles`) of bundles whose own code may run.
 
     Raises:
         BundleRefused: it changed since the job was queued, is incomplete, or asks for what is not allowed.
     """
-    folder = description.folder
+    folder, digest = description.folder, ""
     try:
         files = read_files(folder)
         digest = contents_digest(files.items())
@@ -92,9 +104,11 @@ def load_bundle(
             raise BundleRefused(
                 f"digest is {digest[:12]}, the job wants {expected_digest[:12]}: the files were changed"
             )
-        return _made(description, files, digest, device, trusted)
+        own_code = is_trusted(description.name, digest, trusted)
+        return _made(description, files, digest, device, own_code)
     except BundleRefused as refused:
-        raise BundleRefused(f"{folder.name}: {refused}") from refused
+        how = f' ("{description.name}@{digest}")' if TRUST in str(refused) else ""
+        raise BundleRefused(f"{folder.name}: {refused}{how}") from refused
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -117,24 +131,30 @@ def _made(
     config_name, config = _configuration(files)
     metadata = _metadata(files, description)
     resolver = Resolver(config, config_name, device, files, trusted=trusted)
-    network = resolver.resolve("network_def")
-    if not isinstance(network, nn.Module):
-        raise BundleRefused(f"{config_name}: network_def: is no network")
+    names = weight_files(description, files)
+
+    def network_def() -> nn.Module:
+        network = resolver.resolve("network_def")
+        if not isinstance(network, nn.Module):
+            raise BundleRefused(f"{config_name}: network_def: is no network")
+        return network
+
+    if not names or not all(is_program(name) for name in names):
+        network_def()
     preprocessing = _transforms(resolver, config, "preprocessing", config_name)
     inferer = resolver.resolve("inferer")
     postprocessing = _transforms(resolver, config, "postprocessing", config_name)
     channels = _channels(metadata)
     _check_channels(description, resolver.raw("network_def"), channels, config_name)
-    weights.load_into(network, files)
-    _check_heatmap(description, network)
-    network = network.eval().requires_grad_(False).to(device)
+    networks = make_networks(names, files, network_def, device, trusted=trusted)
+    check_windows(names, networks, channels, window_size(inferer))
+    _check_heatmap(description, networks[0])
     image_key = _image_key(preprocessing)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     return LoadedBundle(
         description=description,
         digest=digest,
         device=device,
-        network=network,
+        networks=networks,
         preprocessing=preprocessing,
         inferer=inferer,
         postprocessing=postprocessing,
@@ -144,7 +164,7 @@ def _made(
         output_key=next(iter(_keys_of(resolver, "postprocessing", "SaveImage")), "pred"),
         is_colour=_is_colour(description, metadata, channels),
         rows_first=_rows_first(resolver.raw("preprocessing")),
-        bytes=size,
+        bytes=sum(size_of(network) for network in networks),
     )
 
 

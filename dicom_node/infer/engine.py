@@ -15,8 +15,9 @@ import torch
 
 from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import ConfigurationError
-from dicom_node.infer.accelerate import accelerated, kept
+from dicom_node.infer.accelerate import Choice, kept, try_next
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
+from dicom_node.infer.engines import Precision
 from dicom_node.infer.runner import run
 from dicom_node.records import Image, Prediction
 from dicom_node.settings import InferSettings
@@ -47,7 +48,8 @@ class LocalEngine:
         self._loaded: OrderedDict[tuple[str, str], LoadedBundle] = OrderedDict()
         self._trusted = frozenset(settings.trusted_bundles)
         self._compiled_dir = compiled_dir if settings.cpu_engine == "auto" else None
-        self._looked_at: set[tuple[str, str]] = set()
+        self._precision: Precision = settings.precision
+        self._complete: set[tuple[str, str]] = set()
 
     def load(self, description: ModelDescription, digest: str | None = None) -> LoadedBundle:
         """The model, loaded; the same object again while it stays warm and its digest is the one wanted.
@@ -58,10 +60,12 @@ class LocalEngine:
         if digest is not None and (description.name, digest) in self._loaded:
             key = (description.name, digest)
         else:
-            trusted = description.name in self._trusted
-            bundle = load_bundle(description, self.device, digest, trusted=trusted)
+            bundle = load_bundle(description, self.device, digest, trusted=self._trusted)
             key = (description.name, bundle.digest)
-            self._loaded.setdefault(key, self._with_kept(key, bundle))
+            if key not in self._loaded:
+                self._loaded[key] = bundle
+                if self._compiled_dir is not None:
+                    self._use(key, kept(bundle, self._compiled_dir, self._precision))
         self._loaded.move_to_end(key)
         self._make_room(key)
         return self._loaded[key]
@@ -83,29 +87,30 @@ class LocalEngine:
         return run(self.load(description, digest), image, also)
 
     def accelerate(self) -> bool:
-        """Compile one of the loaded models for this machine, if there is one left to try.
+        """Try one more engine for one of the loaded models, if there is one left to try.
 
         It takes seconds, so the worker does it while no job waits; until then torch answers.
 
         Returns:
             Whether anything was tried.
         """
-        left = [key for key in self._loaded if key not in self._looked_at]
+        left = [key for key in self._loaded if key not in self._complete]
         if self._compiled_dir is None or not left:
             return False
-        self._looked_at.add(left[0])
         bundle = self._loaded[left[0]]
-        self._loaded[left[0]] = replace(bundle, fast=accelerated(bundle, self._compiled_dir))
+        self._use(left[0], try_next(bundle, self._compiled_dir, self._precision))
         return True
 
-    def _with_kept(self, key: tuple[str, str], bundle: LoadedBundle) -> LoadedBundle:
-        """The bundle, with the compiled network that was kept of it."""
+    def choice(self, description: ModelDescription) -> Choice:
+        """Which engine runs a model that is loaded."""
         if self._compiled_dir is None:
-            return bundle
-        tried, fast = kept(bundle, self._compiled_dir)
-        if tried:
-            self._looked_at.add(key)
-        return replace(bundle, fast=fast)
+            return Choice()
+        return kept(self.load(description), self._compiled_dir, self._precision)
+
+    def _use(self, key: tuple[str, str], choice: Choice) -> None:
+        self._loaded[key] = replace(self._loaded[key], fast=choice.networks)
+        if choice.complete:
+            self._complete.add(key)
 
     @property
     def warm(self) -> tuple[str, ...]:
@@ -113,12 +118,12 @@ class LocalEngine:
         return tuple(name for name, _ in self._loaded)
 
     def _make_room(self, keep: tuple[str, str]) -> None:
-        while sum(bundle.bytes for bundle in self._loaded.values()) > self._limit:
+        while sum(map(_bytes, self._loaded.values())) > self._limit:
             oldest = next(iter(self._loaded))
             if oldest == keep:
                 return
             del self._loaded[oldest]
-            self._looked_at.discard(oldest)
+            self._complete.discard(oldest)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
@@ -140,6 +145,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(f"infer.device: {name!r}, but torch finds no GPU here")
     return device
+
+
+def _bytes(bundle: LoadedBundle) -> int:
+    """What a loaded model takes; a faster engine has weights of its own."""
+    return bundle.bytes * (2 if bundle.fast else 1)
 
 
 def _memory(device: torch.device) -> int:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,8 +22,10 @@ import torch
 
 from dicom_node.catalogue import SIDECAR, ModelDescription, bundle_files, describe
 from dicom_node.errors import BundleRefused
-from dicom_node.infer.accelerate import kept, was_refused
+from dicom_node.infer.accelerate import Choice, kept, was_refused
 from dicom_node.infer.bundle import METADATA, LoadedBundle, load_bundle, parse
+from dicom_node.infer.engine import LocalEngine
+from dicom_node.settings import Settings
 
 MANIFEST = "SHA256SUMS"
 PARTS = ("configs", "models", "docs", "scripts")
@@ -40,7 +42,8 @@ class Verified:
         changed: files that differ from the manifest, or are missing from either; empty without a manifest.
         parameters: numbers in the network.
         load_seconds: from the files to a network that is ready.
-        compiled: whether a compiled network passed the comparison with torch; None: there is none.
+        compiled: whether an engine is in use that passed the comparison with torch; false where one gave
+            something else and none is in use; None where there is nothing to say.
     """
 
     digest: str
@@ -52,14 +55,17 @@ class Verified:
 
 
 def verify(
-    description: ModelDescription, *, trusted: bool = False, compiled_dir: Path | None = None
+    description: ModelDescription,
+    *,
+    trusted: Collection[str] = (),
+    compiled_dir: Path | None = None,
 ) -> Verified:
     """Load a model as the worker would, and compare its files with its manifest.
 
     Args:
         description: the model.
-        trusted: its own Python code may run, as `infer.trusted_bundles` says.
-        compiled_dir: where the worker keeps compiled networks.
+        trusted: bundles whose own code may run (`infer.trusted_bundles`).
+        compiled_dir: where the worker keeps what came of its engines.
 
     Raises:
         BundleRefused: the worker would refuse it too; the message names file, key and reason.
@@ -74,7 +80,7 @@ def verify(
         digest=bundle.digest,
         files=files,
         changed=tuple(sorted(name for name in names if files.get(name) != listed.get(name))),
-        parameters=sum(parameter.numel() for parameter in bundle.network.parameters()),
+        parameters=sum(one.numel() for net in bundle.networks for one in net.parameters()),
         load_seconds=seconds,
         compiled=_compiled(bundle, compiled_dir),
     )
@@ -83,13 +89,13 @@ def verify(
 def _compiled(bundle: LoadedBundle, kept_in: Path | None) -> bool | None:
     if kept_in is None:
         return None
-    if was_refused(bundle, kept_in):
-        return False
-    return True if kept(bundle, kept_in)[1] is not None else None
+    if kept(bundle, kept_in).engine is not None:
+        return True
+    return False if was_refused(bundle, kept_in) else None
 
 
 def add(
-    source: Path, models_dir: Path, *, replace: bool = False, trusted: bool = False
+    source: Path, models_dir: Path, *, replace: bool = False, trusted: Collection[str] = ()
 ) -> ModelDescription:
     """Install a bundle.
 
@@ -97,7 +103,7 @@ def add(
         source: a folder, or a zip file with a bundle at its top or in its only folder.
         models_dir: the node's folder of models.
         replace: take the place of a model of the same name.
-        trusted: its own Python code may run while it is checked.
+        trusted: bundles whose own code may run (`infer.trusted_bundles`).
 
     Raises:
         BundleRefused: it is no bundle, may not be run, or the name is taken.
@@ -119,6 +125,18 @@ def add(
             target.rename(Path(place) / ".replaced")
         ready.rename(target)
     return describe(target)
+
+
+def choose_engine(description: ModelDescription, settings: Settings) -> Choice:
+    """Try every engine for a model on this machine, as the worker would in its quiet hours.
+
+    Takes seconds to a minute; what came of it is kept in the data folder, where the worker finds it.
+    """
+    engine = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
+    engine.load(description)
+    while engine.accelerate():
+        pass
+    return engine.choice(description)
 
 
 def describe_anywhere(folder: Path) -> ModelDescription:

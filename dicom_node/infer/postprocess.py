@@ -38,10 +38,8 @@ def leading_argmax(steps: Sequence[Any]) -> int:
     """
     for index, step in enumerate(steps):
         if _is(step, "AsDiscrete"):
-            return index + 1 if _option(step, "argmax") and not _option(step, "to_onehot") else 0
-        if not (_is(step, "Activations") and not _option(step, "other")) and not _does_nothing(
-            step
-        ):
+            return index + 1 if option(step, "argmax") and not option(step, "to_onehot") else 0
+        if not (_is(step, "Activations") and not option(step, "other")) and not _does_nothing(step):
             return 0
     return 0
 
@@ -54,6 +52,23 @@ def inverts_scores(steps: Sequence[Any]) -> bool:
         if _is(step, "Invert"):
             return True
     return False
+
+
+def takes_argmax(steps: Sequence[Any]) -> bool:
+    """Whether labels come from an argmax over channels: said so, or since nothing else is said."""
+    discrete = [step for step in steps if _is(step, "AsDiscrete")]
+    return not discrete or any(option(step, "argmax") for step in discrete)
+
+
+def activation(steps: Sequence[Any]) -> tuple[Any | None, tuple[Any, ...]]:
+    """The step that turns scores into probabilities, None where there is none, and the others."""
+    found = next((step for step in steps if _is(step, "Activations")), None)
+    return found, tuple(step for step in steps if step is not found)
+
+
+def renames_labels(steps: Sequence[Any]) -> bool:
+    """Whether a label may have another value than its channel."""
+    return any(_is(step, name) for step in steps for name in ("MapLabelValue", "Lambda"))
 
 
 def segment(output: torch.Tensor, steps: Sequence[Any], to: GridMap) -> Labels:
@@ -71,22 +86,27 @@ def segment(output: torch.Tensor, steps: Sequence[Any], to: GridMap) -> Labels:
 
 
 def probabilities(
-    output: torch.Tensor, steps: Sequence[Any], to: GridMap, values: Sequence[int]
+    output: torch.Tensor,
+    steps: Sequence[Any],
+    to: GridMap,
+    values: Sequence[int],
+    *,
+    activated: bool = False,
 ) -> dict[int, Labels]:
     """255 x the probability of each segment value, `(z, y, x)` uint8 on the source grid, trilinear.
 
     Channels that an argmax chooses among are the values, 0 the background; channels that are each a mask are
-    the values from 1.
+    the values from 1. `activated`: what turns scores into probabilities was done already.
 
     Raises:
         ModelFailed: the bundle names no activation and the scores are no probabilities.
     """
-    exclusive = any(_is(step, "AsDiscrete") and _option(step, "argmax") for step in steps)
+    exclusive = takes_argmax(steps)
     activations = [step for step in steps if _is(step, "Activations")]
     shares = output.float()
-    for step in activations:
+    for step in activations if not activated else ():
         shares = apply(shares, step)
-    if exclusive and not activations:
+    if exclusive and not activations and not activated:
         shares = torch.softmax(shares, dim=0)
     if bool((shares < 0).any()) or bool((shares > 1).any()):
         raise ModelFailed("the outputs are no probabilities; postprocessing names no activation")
@@ -120,7 +140,7 @@ def classify(output: torch.Tensor, steps: Sequence[Any]) -> torch.Tensor:
         if _is(step, "Activations"):
             values, activated = apply(values, step), True
         elif _is(step, "AsDiscrete"):
-            discrete = discrete or bool(_option(step, "argmax"))
+            discrete = discrete or bool(option(step, "argmax"))
         elif not _is(step, "Invert") and not discrete:
             values = apply(values, step)
     if not activated and discrete:
@@ -154,25 +174,25 @@ def _run(values: torch.Tensor, step: Any) -> torch.Tensor:
 
 
 def _activated(values: torch.Tensor, step: Any) -> torch.Tensor:
-    if _option(step, "sigmoid"):
+    if option(step, "sigmoid"):
         values = torch.sigmoid(values)
-    if _option(step, "softmax"):
+    if option(step, "softmax"):
         values = torch.softmax(values, dim=0)
-    if other := _option(step, "other"):
+    if other := option(step, "other"):
         values = other(values)
     return values
 
 
 def _discrete(values: torch.Tensor, step: Any) -> torch.Tensor:
     # one channel of uint8 is an argmax that was taken already
-    if _option(step, "argmax") and not (values.shape[0] == 1 and values.dtype == torch.uint8):
+    if option(step, "argmax") and not (values.shape[0] == 1 and values.dtype == torch.uint8):
         values = argmax(values)
-    if classes := _option(step, "to_onehot"):
+    if classes := option(step, "to_onehot"):
         wanted = torch.arange(classes).reshape(-1, *[1] * (values.ndim - 1))
         values = (values == wanted).to(torch.uint8)
-    if (threshold := _option(step, "threshold")) is not None:
+    if (threshold := option(step, "threshold")) is not None:
         values = (values >= threshold).to(torch.uint8)
-    if _option(step, "rounding"):
+    if option(step, "rounding"):
         values = torch.round(values)
     return values
 
@@ -226,7 +246,7 @@ def _does_nothing(step: Any) -> bool:
     return any(_is(step, name) for name in _NO_EFFECT)
 
 
-def _option(step: Any, name: str) -> Any:
+def option(step: Any, name: str) -> Any:
     """An option of a transform; the dictionary forms keep one for each key, and there is one key."""
     value = getattr(step, name, None)
     return value[0] if isinstance(value, tuple | list) else value

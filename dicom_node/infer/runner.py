@@ -22,14 +22,17 @@ from dicom_node.infer import postprocess
 from dicom_node.infer.bundle import LoadedBundle, load_bundle
 from dicom_node.infer.classify import classify
 from dicom_node.infer.dictionary import is_dictionary, run_dictionary
-from dicom_node.infer.grids import GridMap, argmax, grid_map, labels_to_source
+from dicom_node.infer.grids import GridMap, argmax, grid_map, labels_to_source, values_to_source
 from dicom_node.infer.inputs import Prepared, check_dimensions, prepare, readable
-from dicom_node.infer.windows import Network, Reduce, WindowPlan, check_finite, slide, whole_image
+from dicom_node.infer.plan import window_plan
+from dicom_node.infer.runs import Runs, of_scores, runs_of, wanted
+from dicom_node.infer.windows import Network, Reduce, WindowPlan, check_finite, slide
 from dicom_node.records import (
     Classification,
     Denoised,
     Float32,
     Image,
+    Labels,
     Prediction,
     Segmentation,
 )
@@ -83,57 +86,69 @@ def run(
 def _segment(
     bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Segmentation:
-    steps = bundle.postprocessing
     if is_dictionary(bundle.inferer):
         labels = labels_to_source(run_dictionary(bundle, prepared), to)
         return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
-    if bundle.description.outputs.probabilities:
-        return _segment_with_probabilities(bundle, image, prepared, to, notes)
-    done = postprocess.leading_argmax(steps)
-    if not done and postprocess.inverts_scores(steps) and not _scores_fit(bundle, prepared.tensor):
+    plan = window_plan(bundle.inferer, prepared.tensor.ndim - 1)
+    network, said = _looks(bundle, image, prepared, plan.slice_axis)
+    steps, doubt = bundle.postprocessing, None
+    if isinstance(network, Runs):
+        network, steps, doubt = of_scores(network, bundle)
+    keeps = bundle.description.outputs.probabilities
+    done = 0 if keeps else postprocess.leading_argmax(steps)
+    inverts = not keeps and not done and postprocess.inverts_scores(steps)
+    if inverts and not _scores_fit(bundle, prepared.tensor):
         done = _argmax_after_invert(steps)
         if done:
-            notes = (*notes, "borders are those of the network's grid: memory was short")
-    output = _slide(bundle, prepared.tensor, argmax if done else None)
-    labels = postprocess.segment(output, steps[done:], to)
+            said = (*said, "borders are those of the network's grid: memory was short")
+    keep: Reduce | None = argmax if done else None
+    if doubt is not None:
+        keep = doubt.with_map(keep)
+    output, unsure = _slide(bundle, prepared.tensor, plan, network, keep), None
+    if doubt is not None:
+        unsure = values_to_source(output[-1], to).clip(0.0, 1.0).reshape(image.array.shape)
+        output = output[:-1].to(torch.uint8) if done else output[:-1]
     _check_values(bundle, output, labels_only=bool(done))
-    return Segmentation(labels=labels.reshape(image.array.shape), notes=notes)
-
-
-def _segment_with_probabilities(
-    bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
-) -> Segmentation:
-    """As `_segment`, from scores of all classes, which are kept as probabilities."""
-    output = _slide(bundle, prepared.tensor)
-    _check_values(bundle, output, labels_only=False)
-    labels = postprocess.segment(output, bundle.postprocessing, to)
-    values = [segment.value for segment in bundle.description.segments]
-    found = postprocess.probabilities(output, bundle.postprocessing, to, values)
+    labels = postprocess.segment(output, steps[done:], to)
+    shares = _shares(bundle, output, to, activated=isinstance(network, Runs)) if keeps else {}
     shape = image.array.shape
     return Segmentation(
-        labels=labels.reshape(shape),
-        notes=notes,
-        probabilities={value: one.reshape(shape) for value, one in found.items()},
+        labels.reshape(shape),
+        unsure,
+        (*notes, *said),
+        {value: one.reshape(shape) for value, one in shares.items()},
     )
+
+
+def _shares(
+    bundle: LoadedBundle, output: torch.Tensor, to: GridMap, *, activated: bool
+) -> dict[int, Labels]:
+    """255 x the probability of each segment; `activated`: the output is probabilities already."""
+    values = [segment.value for segment in bundle.description.segments]
+    steps = bundle.postprocessing
+    return postprocess.probabilities(output, steps, to, values, activated=activated)
 
 
 def _denoise(
     bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Denoised:
-    values = postprocess.denoise(_slide(bundle, prepared.tensor), bundle.postprocessing, to)
-    values = values.reshape(image.array.shape)
+    plan = window_plan(bundle.inferer, prepared.tensor.ndim - 1)
+    network, said = _looks(bundle, image, prepared, plan.slice_axis)
+    output = _slide(bundle, prepared.tensor, plan, network)
+    values = postprocess.denoise(output, bundle.postprocessing, to).reshape(image.array.shape)
     beyond, note = _outside_range(bundle, image.array)
     if beyond is not None:
         values = np.where(beyond, image.array, values)
-        notes = (*notes, note)
-    return Denoised(array=values, notes=notes)
+        said = (*said, note)
+    return Denoised(array=values, notes=(*notes, *said))
 
 
 def _classify(
     bundle: LoadedBundle, image: Image, prepared: Prepared, to: GridMap, notes: tuple[str, ...]
 ) -> Classification:
-    found = classify(bundle, prepared.tensor, to, image.array.shape)
-    return replace(found, notes=(*notes, *found.notes))
+    runs, said = runs_of(bundle, bundle.networks, image, prepared.affine)
+    found = classify(bundle, runs, prepared.tensor, to, image.array.shape)
+    return replace(found, notes=(*notes, *said, *found.notes))
 
 
 _TASKS: dict[str, Callable[..., Prediction]] = {
@@ -143,67 +158,52 @@ _TASKS: dict[str, Callable[..., Prediction]] = {
 }
 
 
-def window_plan(inferer: Any, dimensions: int) -> WindowPlan:
-    """How an inferer of MONAI would cut an image of so many axes.
-
-    Raises:
-        BundleRefused: an inferer of another kind.
-    """
-    name = type(inferer).__name__
-    if name == "SimpleInferer":
-        return whole_image(dimensions)
-    if name not in ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer"):
-        raise BundleRefused(f"inferer: {name} is not handled")
-    axis = inferer.spatial_dim if name == "SliceInferer" else None
-    size = _each(inferer.roi_size, dimensions - (axis is not None))
-    overlap = _each(inferer.overlap, dimensions - (axis is not None))
-    if axis is not None:
-        size = (*size[:axis], 1, *size[axis:])
-        overlap = (*overlap[:axis], 0.0, *overlap[axis:])
-    return WindowPlan(
-        size=tuple(int(length or 0) for length in size),
-        overlap=tuple(float(share) for share in overlap),
-        batch=int(inferer.sw_batch_size),
-        gaussian=str(getattr(inferer.mode, "value", inferer.mode)) == "gaussian",
-        sigma_scale=inferer.sigma_scale,
-        padding=str(getattr(inferer.padding_mode, "value", inferer.padding_mode)),
-        padding_value=float(inferer.cval),
-        slice_axis=axis,
-    )
-
-
-def _each(value: Any, count: int) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * count
+def _looks(
+    bundle: LoadedBundle, image: Image, prepared: Prepared, slice_axis: int | None
+) -> tuple[Network, tuple[str, ...]]:
+    """The network, or all the looks that the sidecar asks for, with notes for the report."""
+    networks = _networks(bundle)
+    if not wanted(bundle):
+        return networks[0], ()
+    return runs_of(bundle, networks, image, prepared.affine, slice_axis)
 
 
 def _slide(
-    bundle: LoadedBundle, prepared: torch.Tensor, reduce: Reduce | None = None
+    bundle: LoadedBundle,
+    prepared: torch.Tensor,
+    plan: WindowPlan,
+    network: Network,
+    reduce: Reduce | None = None,
 ) -> torch.Tensor:
     """The network over the image; after running out of memory once more with smaller windows."""
-    plan = window_plan(bundle.inferer, prepared.ndim - 1)
 
     def checked(slab: torch.Tensor) -> torch.Tensor:
         check_finite(slab)
         return slab if reduce is None else reduce(slab)
 
     try:
-        return slide(prepared, plan, _network(bundle), device=bundle.device, reduce=checked)
+        return slide(prepared, plan, network, device=bundle.device, reduce=checked)
     except (RuntimeError, MemoryError) as error:
         smaller = plan.smaller()
         if not is_out_of_memory(error) or smaller is None:
             raise
     if bundle.device.type == "cuda":
         torch.cuda.empty_cache()
-    return slide(prepared, smaller, bundle.network, device=bundle.device, reduce=checked)
+    return slide(prepared, smaller, network, device=bundle.device, reduce=checked)
 
 
-def _network(bundle: LoadedBundle) -> Network:
-    """The compiled network for windows that it was compiled for, torch's for others."""
-    fast = bundle.fast
-    if fast is None:
-        return bundle.network
+def _networks(bundle: LoadedBundle) -> tuple[Network, ...]:
+    """The compiled networks for windows that they were compiled for, torch's for others."""
+    if not bundle.fast:
+        return bundle.networks
+    return tuple(
+        _choosing(fast, network) for fast, network in zip(bundle.fast, bundle.networks, strict=True)
+    )
+
+
+def _choosing(fast: Any, network: Network) -> Network:
     return lambda windows: (
-        fast(windows) if fast.takes(tuple(windows.shape[1:])) else bundle.network(windows)
+        fast(windows) if fast.takes(tuple(windows.shape[1:])) else network(windows)
     )
 
 

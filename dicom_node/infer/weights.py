@@ -1,6 +1,6 @@
 """Weights from bytes that were hashed already: safetensors, or a pickle of tensors and nothing else.
 
-What comes in: the files of a bundle. What goes out: a state dict of tensors on the CPU. A pickle is read
+What comes in: the bytes of a file. What goes out: a state dict of tensors on the CPU. A pickle is read
 with `weights_only=True`, whose unpickler makes tensors and plain containers and calls nothing.
 """
 
@@ -17,7 +17,6 @@ from torch import nn
 
 from dicom_node.errors import BundleRefused
 
-STATE_DICTS = ("models/model.safetensors", "models/model.pt", "models/model.pth")
 _ARRAYS: list[Any] = [
     multiarray._reconstruct,
     np.ndarray,
@@ -28,16 +27,13 @@ _ARRAYS: list[Any] = [
 _WRAPPERS = ("state_dict", "model", "network", "model_state_dict", "net")
 
 
-def load_into(network: nn.Module, files: Mapping[str, bytes]) -> None:
-    """Put the bundle's weights into the network.
+def load_into(network: nn.Module, name: str, content: bytes) -> None:
+    """Put the weights of a file into the network.
 
     Raises:
-        BundleRefused: there are none, they hold more than tensors, or they are not of this network.
+        BundleRefused: it holds more than tensors, or they are not of this network.
     """
-    name = next((name for name in STATE_DICTS if name in files), None)
-    if name is None:
-        raise BundleRefused(f"models: none of {', '.join(STATE_DICTS)} is there")
-    state = _read(name, files[name])
+    state = _read(name, content)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         _load(network, state)

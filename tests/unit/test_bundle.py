@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from dicom_node.catalogue import describe
 from dicom_node.errors import BundleRefused
 from dicom_node.infer import allowed
 from dicom_node.infer.bundle import load_bundle
@@ -238,7 +239,7 @@ def test_a_bundles_own_code_runs_only_where_the_admin_trusts_it(tmp_path: Path) 
         BundleRefused, match=r"scripts\.net\.Net is not on the list.*trusted_bundles"
     ):
         LocalEngine(InferSettings(device="cpu")).load(description)
-    trusting = InferSettings(device="cpu", trusted_bundles=("model_a",))
+    trusting = InferSettings(device="cpu", trusted_bundles=(f"model_a@{description.digest}",))
     loaded = LocalEngine(trusting).load(description)
     assert type(loaded.network).__name__ == "Net"
     assert "scripts" not in sys.modules
@@ -251,9 +252,13 @@ def test_code_that_changed_is_another_model(tmp_path: Path) -> None:
     description = with_scripts(tmp_path / "model_a")
     digest = description.digest
     (tmp_path / "model_a/scripts/parts.py").write_text("def double(width):\n    return 2\n")
-    engine = LocalEngine(InferSettings(device="cpu", trusted_bundles=("model_a",)))
+    engine = LocalEngine(InferSettings(device="cpu", trusted_bundles=(f"model_a@{digest}",)))
     with pytest.raises(BundleRefused, match="the files were changed"):
         engine.load(description, digest)
+    with pytest.raises(BundleRefused, match="is not on the list") as refused:
+        engine.load(describe(tmp_path / "model_a"))
+    changed = describe(tmp_path / "model_a").digest
+    assert f'"model_a@{changed}"' in str(refused.value), "what to write to trust these bytes"
 
 
 def test_networks_that_would_fetch_weights_do_not(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Installing, checking and running models without a node."""
 
+import json
 import stat
 import tomllib
 import zipfile
@@ -11,12 +12,14 @@ from pydicom import dcmread
 
 from dicom_node.catalogue import catalogue
 from dicom_node.errors import BundleRefused, ReadError
-from dicom_node.infer.manage import add, draft, verify
+from dicom_node.infer import accelerate
+from dicom_node.infer.engine import LocalEngine
+from dicom_node.infer.manage import add, choose_engine, draft, verify
 from dicom_node.infer.standalone import run_on_folder
 from dicom_node.records import Outcome
 from dicom_node.settings import InferSettings, Settings
 from tests.builders import images
-from tests.builders.bundles import configuration, write_bundle
+from tests.builders.bundles import WINDOWS, configuration, write_bundle
 from tests.builders.volumes import asymmetric_block
 
 SETTINGS = Settings(infer=InferSettings(device="cpu", threads=1))
@@ -126,6 +129,23 @@ def test_a_folder_of_dicom_is_run_without_a_node(tmp_path: Path) -> None:
     again = run_on_folder(model, tmp_path / "in", tmp_path / "again", SETTINGS)
     uids = [[result.sop_instance_uid for result in run.results] for run in runs]
     assert [[result.sop_instance_uid for result in run.results] for run in again] == uids
+
+
+def test_the_worker_finds_the_engine_that_was_chosen_when_the_model_was_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerate, "WORTH", 0.0)
+    source = write_bundle(tmp_path / "model_a", configuration(inferer=WINDOWS)).folder
+    settings = Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models")
+    added = add(source, settings.models_dir)
+    choice = choose_engine(added, settings)
+    assert choice.complete
+    assert choice.engine is not None
+    worker = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
+    assert worker.load(added).fast
+    assert not worker.accelerate(), "nothing is left to try"
+    record = json.loads(next((tmp_path / "data/compiled").glob("*.json")).read_text())
+    assert record["engines"][choice.engine]["used"]
 
 
 def test_a_folder_without_dicom_is_said_so(tmp_path: Path) -> None:

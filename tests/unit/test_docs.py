@@ -10,7 +10,7 @@ from dicom_node.settings import load_settings
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-def test_the_configuration_reference_is_up_to_date() -> None:
+def test_the_references_are_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
     assert spec is not None
     assert spec.loader is not None
@@ -18,6 +18,8 @@ def test_the_configuration_reference_is_up_to_date() -> None:
     spec.loader.exec_module(generate)
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert written == generate.configuration(), "run `python docs/generate.py`"
+    written = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    assert written == generate.models(), "run `python docs/generate.py`"
 
 
 def test_the_example_configuration_can_be_used() -> None:
@@ -29,7 +31,9 @@ def test_every_dependency_is_pinned() -> None:
     """`constraints.txt` names each direct dependency, so that an install is the one that was tested."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["dev"] + extras["train"] + extras["fast"]
+    wanted = (
+        project["dependencies"] + extras["dev"] + extras["train"] + extras["fast"] + extras["onnx"]
+    )
     wanted = [name for name in wanted if "dicom-node" not in name]
     pinned = {
         line.split("==")[0].lower().replace("_", "-")

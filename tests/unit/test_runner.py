@@ -30,7 +30,8 @@ from dicom_node.infer.grids import (
     scores_to_source_labels,
     to_meta_tensor,
 )
-from dicom_node.infer.runner import predict, window_plan
+from dicom_node.infer.plan import window_plan
+from dicom_node.infer.runner import predict
 from dicom_node.records import Classification, Denoised, Float32, Segmentation, Volume
 from tests.builders.bundles import (
     ARGMAX,
