@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, String, Table, and_, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -42,6 +42,22 @@ def ring(connection: Connection, name: str) -> None:
     """Wake who waits for this kind of work, when the transaction commits; nothing on SQLite."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_notify(channel(name), "")))
+
+
+def begins(connection: Connection, column: ColumnElement[str], word: str) -> ColumnElement[bool]:
+    """Whether a UID begins so, by the column's index where the database's order allows that."""
+    starts = column.startswith(word, autoescape=True)
+    if connection.dialect.name == "sqlite":  # compares bytes; LIKE would read every row
+        return and_(column >= word, column < word + "\x7f", starts)
+    return starts
+
+
+def version_of(connection: Connection) -> str:
+    """Changes whenever another transaction's writes become visible; nothing on SQLite, whose one writer
+    commits in the order of its row numbers."""
+    if connection.dialect.name == "postgresql":
+        return str(connection.execute(select(cast(func.pg_current_snapshot(), String))).scalar())
+    return ""
 
 
 def batched(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
 from dicom_node.lifecycle import DeliveryState, JobState
 from dicom_node.store.database import reading
+from dicom_node.store.dialect import version_of
 from dicom_node.store.tables import association, delivery, instance, job, result, series, transition
 from dicom_node.store.tally import Tally
 from dicom_node.store.worklist import as_utc
@@ -51,6 +52,11 @@ class Metering:
         """Where the tables end now."""
         with reading(self._engine) as connection:
             return _end(connection)
+
+    def version(self) -> str:
+        """Another text as soon as a page may look otherwise."""
+        with reading(self._engine) as connection:
+            return f"{_end(connection)}.{version_of(connection)}"
 
     def news(self, since: Cursor) -> News:
         """What happened since."""

@@ -5,10 +5,13 @@ their jobs and deliveries. A page costs the same with a hundred studies as with 
 walks the newest rows, and asks the indexes on `state` for what is rare.
 """
 
+import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import (
@@ -19,6 +22,7 @@ from sqlalchemy import (
     Row,
     Select,
     String,
+    Text,
     cast,
     exists,
     func,
@@ -28,8 +32,9 @@ from sqlalchemy import (
 
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.observe.logging import hashed
-from dicom_node.records import SegmentAddress, StoredInstance
+from dicom_node.records import Outcome, SegmentAddress, StoredInstance
 from dicom_node.store.database import reading
+from dicom_node.store.dialect import begins
 from dicom_node.store.inputs import joined
 from dicom_node.store.tables import (
     association,
@@ -267,13 +272,19 @@ def as_utc(when: datetime | str | None) -> datetime | None:
 
 
 def _plain(row: Any) -> dict[str, Any]:
-    values = dict(row)
-    for key, value in values.items():
-        if isinstance(value, datetime):
-            values[key] = as_utc(value)
-        elif isinstance(value, Enum):
-            values[key] = value.value
-    return values
+    return {
+        key: _PLAINLY[kind](value) if (kind := value.__class__) in _PLAINLY else value
+        for key, value in row.items()
+    }
+
+
+_PLAINLY: dict[type, Callable[[Any], Any]] = {
+    datetime: as_utc,
+    **dict.fromkeys(
+        (SeriesState, JobState, DeliveryState, InstanceState, Outcome), attrgetter("_value_")
+    ),
+}
+"""Looked up by type: a worklist asks it of thousands of values."""
 
 
 # what became of a revision is history once the next one has come
@@ -326,12 +337,10 @@ def _matches(connection: Connection, word: str, identities: bool) -> ColumnEleme
     """Whether anything of the study matches a word; as a subquery where it is found by an index."""
     mate = series.alias()
     if word[0].isdigit() and "." in word:  # a UID
+        hits_of_series = select(mate.c.study_uid).where(begins(connection, mate.c.series_uid, word))
         return or_(
-            series.c.study_uid.startswith(word, autoescape=True),
-            exists().where(
-                mate.c.study_uid == series.c.study_uid,
-                mate.c.series_uid.startswith(word, autoescape=True),
-            ),
+            begins(connection, series.c.study_uid, word),
+            series.c.study_uid.in_(hits_of_series),
         )
     columns = [
         mate.c.calling_ae,
@@ -352,7 +361,13 @@ def _matches(connection: Connection, word: str, identities: bool) -> ColumnEleme
         for column in columns
         for spelling in spellings
     ]
-    hits = [series.c.study_uid.in_(select(mate.c.study_uid).where(or_(*texts)))]
+    found = select(mate.c.study_uid).where(or_(*texts))
+    if re.fullmatch(r"[\w^.-]+", word, re.ASCII):
+        # most rows hold the word nowhere, which is seen without taking the JSON apart
+        anywhere = [mate.c.calling_ae, mate.c.patient_id, cast(mate.c.attributes, Text)]
+        roughly = or_(*(one.icontains(word, autoescape=True) for one in anywhere))
+        found = select(mate.c.study_uid).where(roughly).where(or_(*texts))
+    hits = [series.c.study_uid.in_(found)]
     if len(word) >= 6 and not set(word.lower()) - set("0123456789abcdef"):
         hits.append(series.c.study_uid.in_(_hashed_studies(connection, word.lower())))
     return or_(*hits)

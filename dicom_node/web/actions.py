@@ -20,6 +20,7 @@ class Order(Enum):
     COMPLETE = "complete"
     HOLD = "hold"
     CANCEL = "cancel"
+    RESEND = "resend"
     RERUN = "rerun"
 
 
@@ -52,6 +53,11 @@ WORDS = {
     Order.CANCEL: Wording(
         "Cancel", "Jobs that wait or run are cancelled. Nothing is sent for them.", grave=True
     ),
+    Order.RESEND: Wording(
+        "Send again",
+        "Every destination gets the same results once more, for one that has lost them. What it still has "
+        "it keeps.",
+    ),
     Order.RERUN: Wording(
         "Run again",
         "The model runs once more on the same images; its results take the place of the earlier ones.",
@@ -74,6 +80,7 @@ def offered(series: Iterable[dict[str, Any]]) -> list[Order]:
         Order.COMPLETE: "OPEN" in states,
         Order.HOLD: bool(states & {"OPEN", "STABLE"}),
         Order.CANCEL: bool(job_states & {"QUEUED", "RUNNING"}),
+        Order.RESEND: bool(deliveries & {"SENT", "CONFIRMED"}),
         Order.RERUN: "STORED" in job_states,
     }
     return [order for order in Order if fits[order]]
@@ -105,6 +112,9 @@ def carry_out(
         )
     if order is Order.RERUN:
         return f"{_some(operator.rerun(study_uid, model, digest, why), 'job')} run again"
+    if order is Order.RESEND:
+        count = operator.resend(study_uid, why=why)
+        return f"{_some(count, 'delivery')} sent again"
     if order is Order.CANCEL:
         return f"{_some(operator.cancel(study_uid, why), 'job')} cancelled"
     acts = {

@@ -19,6 +19,7 @@ from dicom_node.web.api import LARGEST_ID
 from dicom_node.web.guard import AdminCaller, AnyCaller, OperatorCaller, check_csrf, parts_of
 from dicom_node.web.pictures import SHOWN
 from dicom_node.web.render import CARD_PICTURE, page
+from dicom_node.web.views import StudyRow
 
 router = APIRouter(include_in_schema=False)
 
@@ -44,17 +45,23 @@ def worklist(
 ) -> Response:
     """The worklist."""
     parts, shown = parts_of(request), ask.shown_of(state)
-    now = str(parts.metering.cursor())
+    now = parts.metering.version()
     if _is_as_seen(request, now):
         return Response(status_code=204)
-    found = parts.worklist.page(shown, search, before, identities=caller.viewer.identities)
+    identities = caller.viewer.identities
+
+    def read() -> tuple[list[StudyRow], int | None]:
+        found = parts.worklist.page(shown, search, before, identities=identities)
+        return [caller.viewer.row(one) for one in found.studies], found.older
+
+    studies, older = parts.pages.get((shown, search, before, identities), now, read)
     return page(
         request,
         _part(request, "worklist.html", "_worklist.html"),
         caller=caller,
         now=now,
-        studies=[caller.viewer.study(row) for row in found.studies],
-        older=found.older,
+        studies=studies,
+        older=older,
         before=before,
         shown=shown,
         filters=FILTERS,
@@ -67,7 +74,7 @@ def worklist(
 def study(request: Request, caller: AnyCaller, study_uid: str) -> Response:
     """One study's story."""
     parts = parts_of(request)
-    now = str(parts.metering.cursor())
+    now = parts.metering.version()
     if _is_as_seen(request, now):
         return Response(status_code=204)
     found = parts.worklist.study(study_uid)

@@ -19,7 +19,9 @@ from dicom_node.store.overview import Overview
 from dicom_node.store.workers import Workers
 from dicom_node.store.worklist import Shown, Worklist
 from dicom_node.web.attempts import Attempts
-from dicom_node.web.recent import Recent
+from dicom_node.web.recent import Kept, Recent
+
+PAGE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +56,6 @@ class Parts:
     """Which routes a series takes: header values, calling AE, called AE, number of instances."""
     ask_reload: Callable[[], None]
     """Have the configuration read anew; what came of it is told by `observe.reload`."""
+    pages: Kept[Any] = field(default_factory=lambda: Kept(PAGE_SECONDS))
+    """Stretches of the worklist that somebody looks at."""
     attempts: Attempts = field(default_factory=Attempts)

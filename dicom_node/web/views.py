@@ -8,6 +8,7 @@ same for the same patient.
 import hashlib
 import hmac
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -108,6 +109,26 @@ class StudyView(View):
     series: list[SeriesView]
 
 
+@dataclass(frozen=True, slots=True)
+class StudyRow:
+    """A study as a line of the worklist; as `StudyView`, without what a line does not show."""
+
+    study_uid: str
+    hash: str
+    patient: str
+    patient_id: str
+    accession_number: str
+    study_date: str
+    description: str
+    modalities: list[str]
+    calling_ae: str
+    instances: int
+    received_at: datetime
+    stage: Stage
+    tone: str
+    reason: str
+
+
 class StudyList(View):
     """A stretch of the worklist, newest first."""
 
@@ -148,10 +169,14 @@ class Viewer:
 
     def study(self, row: Mapping[str, Any]) -> StudyView:
         """A study as this role sees it."""
+        return StudyView(**asdict(self.row(row)), series=[_series(one) for one in row["series"]])
+
+    def row(self, row: Mapping[str, Any]) -> StudyRow:
+        """A line of the worklist as this role sees it."""
         standing = standing_of_study(row["series"])
         current = [one for one in row["series"] if one["current"]]
         modalities = {str(one["attributes"].get("modality") or "") for one in current}
-        return StudyView(
+        return StudyRow(
             study_uid=row["study_uid"],
             hash=row["hash"],
             patient=self._patient(row),
@@ -166,7 +191,6 @@ class Viewer:
             stage=standing.stage,
             tone=standing.stage.tone,
             reason=standing.reason,
-            series=[_series(one) for one in row["series"]],
         )
 
     def _patient(self, row: Mapping[str, Any]) -> str:

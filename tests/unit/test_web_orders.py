@@ -37,7 +37,7 @@ def token(client: httpx.Client) -> str:
 
 def test_only_orders_that_change_something_are_offered(page: Page) -> None:
     expected = {
-        1: [Order.RERUN],
+        1: [Order.RESEND, Order.RERUN],
         3: [Order.RETRY],  # failed
         4: [Order.RETRY, Order.RERUN],  # dead
         6: [Order.RELEASE],  # held
@@ -60,6 +60,7 @@ def test_only_orders_that_change_something_are_offered(page: Page) -> None:
         (4, "retry", "delivering"),
         (3, "retry", "queued"),
         (1, "rerun", "queued"),
+        (1, "resend", "delivering"),
     ],
 )
 def test_an_order_is_asked_done_and_on_record(

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dicom_node.web.recent import Kept
 from dicom_node.web.state import Stage, standing_of_series, standing_of_study
 from dicom_node.web.views import readable_date, readable_name
 
@@ -87,3 +88,34 @@ def test_names_as_people_write_them(name: str, read: str) -> None:
 def test_dates() -> None:
     assert readable_date("20260105") == "2026-01-05"
     assert readable_date("2026") == "2026"
+
+
+def test_an_answer_is_made_once_for_all_who_look_and_anew_when_something_changed() -> None:
+    now = [0.0]
+    kept: Kept[int] = Kept(5.0, most=2, clock=lambda: now[0])
+    made: list[str] = []
+
+    def ask(key: str, version: str) -> int:
+        def make() -> int:
+            made.append(key)
+            return len(made)
+
+        return kept.get(key, version, make)
+
+    assert [ask("a", "1"), ask("a", "1"), ask("b", "1")] == [1, 1, 2]
+    assert ask("a", "2") == 3
+    now[0] = 6.0
+    assert ask("a", "2") == 4
+    assert ask("c", "1") == 5
+    assert ask("b", "1") == 6, "only so many are kept"
+
+
+def test_an_answer_that_broke_is_asked_again() -> None:
+    kept: Kept[int] = Kept(5.0)
+
+    def broken() -> int:
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        kept.get("a", "1", broken)
+    assert kept.get("a", "1", lambda: 7) == 7
