@@ -79,3 +79,47 @@ def blanked(
             if low <= value <= high or low <= word <= high:
                 out[y, x] = air
                 padding[y, x] = True
+
+
+@_compiled
+def unpacked(data: npt.NDArray[np.uint8], begin: int, end: int, out: npt.NDArray[np.uint8]) -> bool:
+    """Run-length decode `data[begin:end]` (PS3.5 G.3.2) into all of `out`; False if it ends before.
+
+    Places are unsigned: for signed ones numba asks at every byte whether they count from the end, and the
+    copies are not made in blocks.
+    """
+    one = np.uint64(1)
+    at, stop = np.uint64(begin), np.uint64(end)
+    to, size = np.uint64(0), np.uint64(out.shape[0])
+    while to < size:
+        if at >= stop:
+            return False
+        code = np.uint64(data[at])
+        at += one
+        if code < np.uint64(128):
+            count = min(code + one, size - to)
+            if at + count > stop:
+                return False
+            for i in range(count):
+                out[to + np.uint64(i)] = data[at + np.uint64(i)]
+            at += code + one
+            to += count
+        elif code > np.uint64(128):
+            if at >= stop:
+                return False
+            count = min(np.uint64(257) - code, size - to)
+            value = data[at]
+            for i in range(count):
+                out[to + np.uint64(i)] = value
+            at += one
+            to += count
+    return True
+
+
+@_compiled
+def interleaved(planes: npt.NDArray[np.uint8], words: npt.NDArray[np.uint8]) -> None:
+    """Byte planes `(bytes, pixels)`, the highest first, to little-endian words `(pixels, bytes)`."""
+    count = planes.shape[0]
+    for plane in range(count):
+        for pixel in range(planes.shape[1]):
+            words[pixel, count - 1 - plane] = planes[plane, pixel]

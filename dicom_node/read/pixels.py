@@ -17,6 +17,7 @@ from pydicom.encaps import generate_frames
 from dicom_node.errors import ReadError
 from dicom_node.read.elements import ITEM, PIXEL_DATA, RawHeader
 from dicom_node.read.kernels import blanked, masked_and_rescaled, rescaled
+from dicom_node.read.rle import decode_rle
 from dicom_node.records import Float32, Mask
 
 SAMPLES, PHOTOMETRIC, FRAMES = 0x00280002, 0x00280004, 0x00280008
@@ -193,7 +194,9 @@ class Frames:
             dtype = of.dtype.newbyteorder(">" if self._big_endian else "<")
             return np.frombuffer(data, dtype=dtype).reshape(of.rows, of.columns)
         try:
-            decoded = self._decode(bytes(data))
+            decoded = self._decode(data)
+        except ReadError:
+            raise
         except Exception as error:  # each codec raises errors of its own kind
             raise ReadError(f"frame {index + 1} cannot be decompressed: {error}") from error
         if decoded.shape != (of.rows, of.columns):
@@ -202,14 +205,11 @@ class Frames:
             )
         return decoded.view(np.dtype(f"u{decoded.dtype.itemsize}"))
 
-    def _decode(self, data: bytes) -> npt.NDArray[Any]:
+    def _decode(self, data: bytes | memoryview) -> npt.NDArray[Any]:
         of = self.format
         if self._syntax == RLE:
-            words = imagecodecs.dicomrle_decode(data, dtype=of.dtype)
-            return np.frombuffer(words, dtype=of.dtype)[: of.rows * of.columns].reshape(
-                of.rows, of.columns
-            )
-        decoded: npt.NDArray[Any] = np.asarray(CODECS[self._syntax](data))
+            return decode_rle(data, of.rows * of.columns, of.dtype).reshape(of.rows, of.columns)
+        decoded: npt.NDArray[Any] = np.asarray(CODECS[self._syntax](bytes(data)))
         return decoded.reshape(decoded.shape[:2]) if decoded.ndim == 3 else decoded
 
     def modality_values(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import imagecodecs
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_encoder
@@ -20,6 +22,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.errors import ReadError
+from dicom_node.read.rle import decode_rle
 from dicom_node.read.volume import read_image
 from dicom_node.records import ProjectionImage, Volume
 from tests.builders import images
@@ -178,3 +181,37 @@ def test_a_modality_lut_is_looked_up() -> None:
     found = read_image([images.raw(one)])
     assert isinstance(found, ProjectionImage)
     np.testing.assert_array_equal(found.array, np.array(table, np.float32)[stored])
+
+
+@given(st.lists(st.tuples(st.integers(0, 65535), st.integers(1, 300)), min_size=1, max_size=12))
+def test_runs_of_any_length_come_back(runs: list[tuple[int, int]]) -> None:
+    frame = np.concatenate([np.full(length, value, np.uint16) for value, length in runs])[None]
+    np.testing.assert_array_equal(decode_rle(rle(frame), frame.size, frame.dtype), frame[0])
+
+
+@given(st.binary(min_size=0, max_size=200), st.integers(0, 3))
+def test_an_rle_frame_of_a_stranger_is_decoded_or_refused(body: bytes, segments: int) -> None:
+    edges = [64, 64 + len(body) // 2] + [0] * 13
+    header = np.array([segments, *edges], dtype="<u4").tobytes()
+    for data in (header + body, body):
+        try:
+            assert len(decode_rle(data, 400, np.dtype("u2"))) == 400
+        except ReadError:
+            continue
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data[:40], "shorter than its header"),
+        (lambda data: data[:-30], "ends before its pixels"),
+        (lambda data: b"\3\0\0\0" + data[4:], "3 segments for 2 bytes"),
+        (lambda data: data[:8] + b"\xff\xff\xff\x7f" + data[12:], "outside of it"),
+        (lambda data: data[:4] + b"\0\0\0\0" + data[8:], "outside of it"),
+    ],
+)
+def test_a_broken_rle_frame_is_refused_with_the_reason(change: object, says: str) -> None:
+    frame = images.pattern(SHAPE)[0].astype(np.uint16)
+    assert callable(change)
+    with pytest.raises(ReadError, match=says):
+        decode_rle(change(rle(frame)), frame.size, frame.dtype)
