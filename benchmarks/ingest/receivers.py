@@ -24,9 +24,16 @@ def free_port() -> int:
         return port
 
 
+def _dcmtk(program: str) -> str:
+    """pynetdicom brings a program of the same name into the environment's own folder."""
+    own = str(Path(sys.executable).parent)
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own)
+    return shutil.which(program, path=path) or program
+
+
 def _storescp(*more: str) -> Callable[[Path, int], list[str]]:
     def command(folder: Path, port: int) -> list[str]:
-        return ["storescp", "+B", "-pdu", "131072", "-od", str(folder), *more, str(port)]
+        return [_dcmtk("storescp"), "+B", "-pdu", "131072", "-od", str(folder), *more, str(port)]
 
     return command
 

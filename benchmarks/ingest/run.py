@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -72,18 +73,22 @@ def message(folder: Path, side: int) -> tuple[list[str], int]:
     return [str(folder / "command"), str(folder / "data"), offsets], len(data)
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    total = times.user + times.system + times.children_user + times.children_system
-    return total + sum(sum(child.cpu_times()[:2]) for child in process.children(recursive=True))
+def end(process: subprocess.Popen[bytes]) -> float:
+    """End a receiver; CPU seconds of it and of every child that it waited for, its end included."""
+    killer = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
+    killer.start()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, status, usage = os.wait4(process.pid, 0)
+    killer.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
 
 
 def measure(receiver: str, load: Load, sender: Path, folder: Path) -> Result:
     arguments, length = message(folder, load.side)
     process, port = start(receiver, folder / "receiver")
     try:
-        measured = psutil.Process(process.pid)
-        before = cpu_seconds(measured)
+        before = sum(psutil.Process(process.pid).cpu_times()[:2])
         command = [str(sender), "127.0.0.1", str(port), *arguments, str(load.count), "131072"]
         began = time.monotonic()
         senders = [
@@ -93,16 +98,10 @@ def measure(receiver: str, load: Load, sender: Path, folder: Path) -> Result:
         outputs = [one.communicate(timeout=300)[0] for one in senders]
         seconds = time.monotonic() - began
         assert all(one.returncode == 0 for one in senders), f"{receiver}: a sender failed"
-        cpu = cpu_seconds(measured) - before
         peak = Path(f"/proc/{process.pid}/status").read_text()
         high = int(next(line for line in peak.splitlines() if "VmHWM" in line).split()[1]) / 1024
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        cpu = end(process) - before
     if load.associations == 1:
         seconds = float(outputs[0].split()[0])
     _, first, last = (median(float(o.split()[i]) for o in outputs) for i in range(3))

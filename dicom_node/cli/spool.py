@@ -9,7 +9,7 @@ import typer
 from dicom_node.cli.common import ConfigOption, out
 from dicom_node.records import SegmentAddress
 from dicom_node.settings import load_settings
-from dicom_node.store.spool import SUFFIX, RecordMeta, owner, part10, records
+from dicom_node.store.spool import SUFFIX, RecordMeta, digest, owner, part10, records
 
 commands = typer.Typer(help="What was received, as it lies on the disk.", no_args_is_help=True)
 
@@ -50,7 +50,7 @@ def export(
     to.mkdir(parents=True, exist_ok=True)
     written: set[tuple[str, str]] = set()
     for meta, address in _everything(spool_dir):
-        same = (meta.sop_instance_uid, meta.sha256)
+        same = (meta.sop_instance_uid, digest(spool_dir, address))
         if same in written or study not in (None, _study_of(spool_dir, meta, address)):
             continue
         written.add(same)

@@ -437,7 +437,7 @@ def _text(raw: bytes, encodings: list[str]) -> str:
 def _uid(raw: bytes | None) -> str:
     """A UID as it was sent, without padding; empty where it is too long or no printable ASCII."""
     text = (raw or b"").rstrip(b"\0 ").decode("latin-1").strip()
-    printable = all(0x20 < ord(character) < 0x7F for character in text)
+    printable = text.isascii() and text.isprintable() and " " not in text
     return text if printable and len(text) <= 64 else ""
 
 

@@ -226,7 +226,10 @@ class Messages:
             syntax = incoming.context.transfer_syntax
             answer = self._custody.complete(incoming.record, incoming.command, syntax)
         assert answer is not None
-        self._respond(incoming.command, incoming.context, answer)
+        try:
+            self._respond(incoming.command, incoming.context, answer)
+        finally:
+            self._custody.book()
 
     def _respond(self, command: Command, context: AgreedContext, answer: Answer) -> None:
         if command.field is CommandField.C_STORE_RQ:

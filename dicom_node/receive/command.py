@@ -127,7 +127,7 @@ def _short(values: dict[int, bytes], tag: int) -> int:
 
 def _uid(value: bytes) -> str:
     text = value.rstrip(b"\0 ").decode("latin-1").strip()
-    if len(text) > 64 or not all(0x20 < ord(character) < 0x7F for character in text):
+    if len(text) > 64 or " " in text or not (text.isascii() and text.isprintable()):
         raise ProtocolError("a UID of the command is none")
     return text
 

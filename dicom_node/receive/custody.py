@@ -2,7 +2,7 @@
 
 What comes in: C-STORE commands and the bytes of their data sets. What goes out: a DIMSE status that states
 custody and nothing else (PS3.4 Table B.2-1; the table stands in the design and the conformance statement).
-Owns the order of things: header read and compared, bytes synced, then 0000, then the index. It must not
+Owns the order of things: header read and compared, bytes synced, then 0000, then hash and index. It must not
 know about PDUs.
 """
 
@@ -94,6 +94,7 @@ class Custody:
         self._writer: SegmentWriter | None = None
         self._owner = SegmentOwner(self.association_id, peer, datetime.now(UTC))
         self._stored = 0
+        self._unbooked: Stored | None = None
 
     def begin(self) -> RecordWriter:
         """Room for the data set of a C-STORE.
@@ -128,11 +129,18 @@ class Custody:
         except Exception as error:
             record.discard()
             return self.refuse(error, command)
-        if self._stored == 0:
-            self._indexer.put(Opened(self._owner, address.segment))
-        self._stored += 1
-        self._indexer.put(Stored(self.association_id, meta, address, header))
+        self._unbooked = Stored(self.association_id, meta, address, header, record)
         return Answer(DimseStatus.SUCCESS)
+
+    def book(self) -> None:
+        """Hand what was stored last to the index: its sender need not wait for that."""
+        if self._unbooked is None:
+            return
+        if self._stored == 0:
+            self._indexer.put(Opened(self._owner, self._unbooked.address.segment))
+        self._stored += 1
+        self._indexer.put(self._unbooked)
+        self._unbooked = None
 
     def refuse(self, error: Exception, command: Command) -> Answer:
         """The answer that an error means; the one place where an error becomes a status on the wire."""

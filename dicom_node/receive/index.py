@@ -19,12 +19,21 @@ from dicom_node.read.header import Header, read_header
 from dicom_node.records import Ending, ReceivedInstance, SegmentAddress
 from dicom_node.store import spool
 from dicom_node.store.intake import Intake
-from dicom_node.store.spool import AbandonedSegment, RecordMeta, SegmentOwner, SegmentWriter
+from dicom_node.store.spool import (
+    AbandonedSegment,
+    RecordMeta,
+    RecordWriter,
+    SegmentOwner,
+    SegmentWriter,
+)
 
 log = get_logger(__name__)
 
-BATCH_SECONDS = 0.2
-BATCH_SIZE = 200
+QUIET_SECONDS = 0.1
+BATCH_SECONDS = 2.0
+BATCH_SIZE = 1000
+HASH_ASIDE = 64 << 10
+"""Data sets that are shorter are hashed in less time than it takes to wake a thread."""
 QUEUE_LIMIT = 20_000
 """Instances that may wait for their row before nothing more is accepted."""
 _RETRY_FIRST = 0.2
@@ -47,6 +56,7 @@ class Stored:
     meta: RecordMeta
     address: SegmentAddress
     header: Header
+    record: RecordWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +79,11 @@ class Indexer:
         self._intake = intake
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._failing = False
+        self._hurry = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="indexer", daemon=True)
+        self._unhashed: queue.SimpleQueue[RecordWriter] = queue.SimpleQueue()
+        self._hasher = threading.Thread(target=self._hash, name="hasher", daemon=True)
 
     @property
     def blocked(self) -> str | None:
@@ -84,17 +97,28 @@ class Indexer:
     def start(self) -> None:
         """Recover what a dead process left, then index what comes."""
         self._thread.start()
+        self._hasher.start()
 
     def put(self, event: Event) -> None:
         """Hand over an event; never blocks."""
         self._events.put(event)
+        if isinstance(event, Stored) and event.address.length >= HASH_ASIDE:
+            self._unhashed.put(event.record)
+        if isinstance(event, Ended) or self._events.qsize() >= BATCH_SIZE:
+            self._hurry.set()
 
     def stop(self, seconds: float) -> None:
         """Index what was handed over, for at most so many seconds, and end."""
         self._events.put(None)
+        self._hurry.set()
         self._thread.join(seconds / 2)
         self._stopping.set()
         self._thread.join(seconds / 2)
+
+    def _hash(self) -> None:
+        """Hash what is large while its association goes on; whoever needs the hash earlier makes it."""
+        while True:
+            self._unhashed.get().digest()
 
     def _run(self) -> None:
         self._persistently(lambda: recover(self._spool_dir, self._intake))
@@ -106,16 +130,27 @@ class Indexer:
                     return
 
     def _next_batch(self) -> tuple[list[Event], bool]:
-        """Events that came together; an ended association waits for nobody."""
+        """Events that came together; an ended association waits for nobody.
+
+        While a peer sends without a pause its instances have the interpreter to themselves: rows wait
+        for a moment in which nothing comes, or for as long as a batch may be.
+        """
         batch: list[Event] = []
         event = self._events.get()
         until = time.monotonic() + BATCH_SECONDS
+        before = -1
+        while (waiting := self._events.qsize()) != before and time.monotonic() < until:
+            before = waiting
+            if self._hurry.wait(QUIET_SECONDS):
+                break
+        self._hurry.clear()
         while event is not None:
             batch.append(event)
-            if isinstance(event, Ended) or len(batch) >= BATCH_SIZE:
+            if len(batch) >= BATCH_SIZE:
+                self._hurry.set()  # there is more
                 return batch, True
             try:
-                event = self._events.get(timeout=max(0.0, until - time.monotonic()))
+                event = self._events.get_nowait()
             except queue.Empty:
                 return batch, True
         return batch, False
@@ -138,7 +173,7 @@ class Indexer:
             yield lambda m=mine: self._index(m)  # type: ignore[misc]
 
     def _index(self, stored: Sequence[Stored]) -> None:
-        instances = [_instance(e.association_id, e.meta, e.address, e.header) for e in stored]
+        instances = [_received(e) for e in stored]
         end = spool.record_end(stored[-1].address)
         self._intake.index(stored[0].association_id, instances, end)
 
@@ -186,6 +221,10 @@ def recover(spool_dir: Path, intake: Intake) -> Recovered:
         if abandoned is None:
             continue
         owner = spool.owner(path)
+        if owner is None and any(spool.records(path)):
+            log.error("segment with a damaged head is left as it is", segment=path.name)
+            abandoned.leave()
+            continue
         entry = known.get(owner.association_id) if owner else None
         if owner is None or (entry is None and not any(spool.records(path))):
             # the process died before the first record was whole: nothing was acknowledged
@@ -233,16 +272,22 @@ def _reread(
             header = read_header(data, meta.transfer_syntax_uid)
         except CannotUnderstand:
             return None  # it was never acknowledged
-    return _instance(association_id, meta, address, header)
+    sha256 = spool.digest(spool_dir, address)
+    return _instance(association_id, meta, address, sha256, header)
+
+
+def _received(event: Stored) -> ReceivedInstance:
+    sha256 = event.record.digest()
+    return _instance(event.association_id, event.meta, event.address, sha256, event.header)
 
 
 def _instance(
-    association_id: str, meta: RecordMeta, address: SegmentAddress, header: Header
+    association_id: str, meta: RecordMeta, address: SegmentAddress, sha256: str, header: Header
 ) -> ReceivedInstance:
     return ReceivedInstance(
         association_id,
         address,
-        meta.sha256,
+        sha256,
         meta.sop_class_uid,
         meta.sop_instance_uid,
         meta.transfer_syntax_uid,

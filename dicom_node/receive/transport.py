@@ -8,12 +8,14 @@ connection and never anybody else's. It must not know what the bytes mean.
 import contextlib
 import socket
 import ssl
+import struct
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 AHEAD = 4096
 _SMALL = 1024
+_TIMEVAL = struct.Struct("@ll")
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _KEEPALIVE = (
     ("TCP_KEEPIDLE", 30),
@@ -76,9 +78,12 @@ class Connection:
         self._ahead = memoryview(bytearray(AHEAD))
         self._start = self._stop = 0
         self._small = False
+        self._wait: float | None = None
         self._clock = time.monotonic()
         self._expiry: float | None = self._clock + patience.negotiation
-        sock.settimeout(patience.silence)
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(patience.silence))
+        self._wait_at_most(patience.silence)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE:
@@ -91,11 +96,12 @@ class Connection:
         Raises:
             PeerGone, PeerSilent: it failed.
         """
-        self._limit_to_expiry()
+        self._socket.settimeout(self._left())
         try:
             self._socket = context.wrap_socket(
                 self._socket, server_side=True, suppress_ragged_eofs=True
             )
+            self._wait = None
         except TimeoutError as error:
             raise PeerSilent("no TLS handshake") from error
         except OSError as error:
@@ -125,17 +131,17 @@ class Connection:
     def negotiated(self) -> None:
         """The association stands: from now on the deadlines are those of messages."""
         self._expiry = None
-        self._socket.settimeout(self._patience.silence)
+        self._wait_at_most(self._patience.silence)
 
     def wait_idle(self) -> None:
         """Wait between messages for the first byte of the next one."""
         if self._start < self._stop or self._expiry is not None:
             return
-        self._socket.settimeout(self._patience.idle)
+        self._wait_at_most(self._patience.idle)
         try:
             self._refill()
         finally:
-            self._socket.settimeout(self._patience.silence)
+            self._wait_at_most(self._patience.silence)
         self._clock = time.monotonic()
         self._pace.left = self._pace.credit
 
@@ -170,7 +176,13 @@ class Connection:
             room[:count] = self._ahead[self._start : self._start + count]
             self._start += count
             return count
-        return self._receive(room)
+        if isinstance(self._socket, ssl.SSLSocket):
+            return self._receive(room)
+        # one call for the rest of a fragment and the head of the next one
+        self._start = self._stop = 0
+        count = self._receive(room, self._ahead)
+        self._stop = max(0, count - len(room))
+        return count - self._stop
 
     def send(self, data: bytes) -> None:
         """Send all of it.
@@ -180,7 +192,7 @@ class Connection:
         """
         try:
             self._socket.sendall(data)
-        except TimeoutError as error:
+        except (TimeoutError, BlockingIOError) as error:
             raise PeerSilent("the peer takes no answer") from error
         except OSError as error:
             raise PeerGone(_reason(error)) from error
@@ -212,16 +224,19 @@ class Connection:
             self._start = self._stop = 0
         self._stop += self._receive(self._ahead[self._stop :])
 
-    def _receive(self, room: memoryview) -> int:
+    def _receive(self, *rooms: memoryview) -> int:
         if self._expiry is not None:
-            self._limit_to_expiry()
+            self._wait_at_most(self._left())
         try:
             if self._small and _QUICKACK is not None:
                 # a sender with Nagle's algorithm, such as DCMTK's, writes a PDU's head, and holds its
                 # body back until that is acknowledged: the kernel would wait 40 ms with it
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-            count = self._socket.recv_into(room)
-        except TimeoutError as error:
+            if len(rooms) == 1:
+                count = self._socket.recv_into(rooms[0])
+            else:
+                count = self._socket.recvmsg_into(rooms)[0]
+        except (TimeoutError, BlockingIOError) as error:
             raise PeerSilent("nothing came") from error
         except (OSError, ValueError) as error:
             raise PeerGone(_reason(error)) from error
@@ -234,11 +249,31 @@ class Connection:
         self._clock = now
         return count
 
-    def _limit_to_expiry(self) -> None:
+    def _left(self) -> float:
+        """Seconds that are left for the negotiation."""
         left = (self._expiry or 0.0) - time.monotonic()
         if left <= 0:
             raise PeerSilent("no association request in time")
-        self._socket.settimeout(left)
+        return left
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """How long one call may wait for the peer.
+
+        The kernel counts the time: Python's own time-outs cost one more system call for each, and the
+        interpreter's lock twice. OpenSSL would not see the kernel's, so TLS has Python's.
+        """
+        if self._wait == seconds:
+            return
+        self._wait = seconds
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.settimeout(seconds)
+        else:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
+
+
+def _timeval(seconds: float) -> bytes:
+    # nothing would be for ever
+    return _TIMEVAL.pack(*divmod(max(1, round(seconds * 1e6)), 1_000_000))
 
 
 def _reason(error: Exception) -> str:

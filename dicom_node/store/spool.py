@@ -6,9 +6,9 @@ goes out: addresses under which the same bytes can be read again. Owns the invar
 made here, never from anything that a peer sent. It must not know what a data set means.
 
 A segment is a block that says which association it belongs to, then records. A record is a header
-(UIDs, length, SHA-256, its own CRC) and the data set, padded so that the next one begins on a block. The
-header is written with the data, before the one `fdatasync`; what a crash left half-written fails its CRC
-or its hash, and the segment ends there. The process that writes a segment holds an exclusive `flock` on
+(UIDs, length, CRCs of the data and of itself) and the data set, padded so that the next one begins on a
+block. The header is written with the data, before the one `fdatasync`; what a crash left half-written
+fails a CRC, and the segment ends there. The process that writes a segment holds an exclusive `flock` on
 it; a finished and fully indexed segment is marked by taking away its write permission.
 """
 
@@ -20,6 +20,7 @@ import mmap
 import os
 import stat
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -41,14 +42,16 @@ BLOCK = 512
 SUFFIX = ".segment"
 SEALED = 0o440
 
-_SEGMENT_MAGIC = b"DNSEGM01"
+_SEGMENT_MAGIC = b"DNSEGM02"
 _SEGMENT = struct.Struct("<8sII")
 _RECORD_MAGIC = b"DNRECORD"
-_RECORD = struct.Struct("<8sI4xQq32s64s64s64s")
+_RECORD = struct.Struct("<8sIIQq64s64s64s")
 RECORD_HEADER = _RECORD.size
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BUFFER = 1 << 20
-_HASH_EVERY = 128 << 10
+_PAGE = 4096
+_WRITE_AHEAD = 128 << 10
+"""So many bytes of a data set are sent on to the disk while the rest arrives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,6 @@ class RecordMeta:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
-    sha256: str
     received_at: datetime
 
 
@@ -85,7 +87,10 @@ class SegmentWriter:
         self._descriptor = descriptor
         self._end = BLOCK
         self._failed = False
-        self._buffer: mmap.mmap | None = None
+        # two, so that one record can be hashed while the next one arrives; pages of their own, so that
+        # they go back to the system when the association ends
+        self._buffers: list[mmap.mmap] = []
+        self._records: list[RecordWriter] = []
 
     @classmethod
     def open(cls, spool_dir: Path, owner: SegmentOwner) -> Self:
@@ -119,10 +124,16 @@ class SegmentWriter:
         """
         if self._failed:
             raise SpoolFailed("an earlier write of this segment failed")
-        if self._buffer is None:
-            # pages of its own, so that they go back to the system when the association ends
-            self._buffer = mmap.mmap(-1, _BUFFER)
-        return RecordWriter(self, self._descriptor, self._end, self._buffer)
+        if len(self._buffers) < 2:
+            self._buffers.append(mmap.mmap(-1, _BUFFER))
+            buffer = self._buffers[-1]
+        else:
+            self._records.pop(0).digest()
+            buffer = self._buffers[0]
+            self._buffers.reverse()
+        record = RecordWriter(self, self._descriptor, self._end, buffer)
+        self._records.append(record)
+        return record
 
     def append(
         self, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data: bytes
@@ -130,11 +141,15 @@ class SegmentWriter:
         """Write one whole data set; it is durable when this returns."""
         record = self.begin()
         record.write(data)
-        return record.finish(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        written = record.finish(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
+        return written
 
     def rest(self) -> None:
-        """No more records come: give the buffer back. The segment stays locked."""
-        self._buffer = None
+        """No more records come: give the buffers back. The segment stays locked."""
+        for record in self._records:
+            record.digest()
+        self._records.clear()
+        self._buffers.clear()
 
     def remove(self) -> None:
         """Delete a segment that holds no record."""
@@ -160,7 +175,11 @@ class SegmentWriter:
 
 
 class RecordWriter:
-    """One record while its data set arrives: fragments go into `room`, whole buffers to the disk."""
+    """One record while its data set arrives: fragments go into `room`, and soon on to the disk.
+
+    Whole pages are written, and the disk is started on them, while the rest of the data set is on its way;
+    the first page, which holds the header, and the last follow at the end.
+    """
 
     def __init__(
         self, segment: SegmentWriter, descriptor: int, start: int, buffer: mmap.mmap
@@ -170,28 +189,35 @@ class RecordWriter:
         self._descriptor = descriptor
         self._start = start
         self._view = memoryview(buffer)
-        self._used = RECORD_HEADER
-        self._hashed = RECORD_HEADER
-        self._flushed = 0
+        self._base = start
+        """Where in the segment the buffer begins."""
+        self._used = self._summed = RECORD_HEADER
+        self._head = self._written = _PAGE - start % _PAGE
+        if self._head < RECORD_HEADER:
+            self._head = self._written = self._head + _PAGE
+        self._crc = 0
         self._hash = hashlib.sha256()
+        self._hashed = RECORD_HEADER
+        self._digest: str | None = None
+        self._digesting = threading.Lock()
 
     def room(self) -> memoryview:
         """Where the next bytes of the data set belong; never empty. Tell `filled` how many came.
 
         Raises:
-            OutOfResources: the buffer was full, and so is the disk.
-            SpoolFailed: the buffer was full, and the disk failed.
+            OutOfResources: the disk is full.
+            SpoolFailed: the disk failed.
         """
         if self._used == len(self._view):
-            self._flush()
+            self._empty_buffer()
+        elif self._used - self._written >= _WRITE_AHEAD:
+            self._write_ahead()
         return self._view[self._used :]
 
     def filled(self, count: int) -> None:
         """So many bytes were put into `room`."""
         self._used += count
         self.length += count
-        if self._used - self._hashed >= _HASH_EVERY:
-            self._digest()
 
     def write(self, data: bytes | memoryview) -> None:
         """Copy bytes in."""
@@ -209,9 +235,10 @@ class RecordWriter:
         Raises:
             OutOfResources, SpoolFailed: they could not be written.
         """
-        if self._flushed == 0:
+        if self._base == self._start:
             return self._view[RECORD_HEADER : self._used].toreadonly()
-        self._flush()
+        self._write(self._written, self._used)
+        self._written = self._used
         return _map(self._descriptor, self._start + RECORD_HEADER, self.length)
 
     def finish(
@@ -223,64 +250,91 @@ class RecordWriter:
             OutOfResources: the disk is full; the record must be discarded, and the next may succeed.
             SpoolFailed: the disk failed; the segment takes nothing more.
         """
-        self._digest()
-        meta = RecordMeta(
-            sop_class_uid,
-            sop_instance_uid,
-            transfer_syntax_uid,
-            self._hash.hexdigest(),
-            datetime.now(UTC),
-        )
-        header = _record_header(meta, self.length)
-        end = _aligned(self._start + RECORD_HEADER + self.length)
-        try:
-            if self._flushed == 0:
-                self._view[:RECORD_HEADER] = header
-                _write_all(self._descriptor, self._view[: self._used], self._start)
+        self._sum()
+        meta = RecordMeta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, datetime.now(UTC))
+        header = _record_header(meta, self.length, self._crc)
+        if self._base != self._start:
+            self._write(self._written, self._used)
+            self._write_bytes(memoryview(header), self._start)
+        else:
+            self._view[:RECORD_HEADER] = header
+            if self._written == self._head:
+                self._write(0, self._used)
             else:
-                self._flush()
-                _write_all(self._descriptor, memoryview(header), self._start)
-        except OSError as error:
-            raise self._failed(error) from error
+                self._write(0, self._head)
+                self._write(self._written, self._used)
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
             # after a failed sync nobody knows what the disk holds, also where it was only full
             self._segment.fail()
             raise SpoolFailed(f"the spool's disk failed: {error.strerror}") from error
-        self._segment.finished(end)
-        self._view.release()
         offset = self._start + RECORD_HEADER
+        self._segment.finished(_aligned(offset + self.length))
         return meta, SegmentAddress(self._segment.name, offset, self.length)
+
+    def digest(self) -> str:
+        """SHA-256 of the data set, after `finish` or `discard`; any thread may ask, and ask again.
+
+        The hash names the content in the index and recognizes what is sent twice. That the bytes came to
+        the disk is the CRC's to tell, so that no sender waits for the hash.
+        """
+        with self._digesting:
+            if self._digest is None:
+                self._hash.update(self._view[self._hashed : self._used])
+                self._view.release()
+                self._digest = self._hash.hexdigest()
+            return self._digest
 
     def discard(self) -> None:
         """Forget the record; the next one begins where it began."""
-        self._view.release()
-        if self._flushed:
+        with self._digesting:
+            self._view.release()
+            self._digest = ""
+        if self._base != self._start or self._written != self._head:
             # a segment that failed is cut at recovery
             with suppress(OSError):
                 os.ftruncate(self._descriptor, self._start)
 
-    def _failed(self, error: OSError) -> OutOfResources:
-        failure = _failure(error)
-        if isinstance(failure, SpoolFailed):
-            self._segment.fail()
-        return failure
+    def _sum(self) -> None:
+        self._crc = zlib.crc32(self._view[self._summed : self._used], self._crc)
+        self._summed = self._used
 
-    def _digest(self) -> None:
+    def _write_ahead(self) -> None:
+        """Write the whole pages that are there, and have the disk begin with them."""
+        stop = self._used - (self._base + self._used) % _PAGE
+        self._write(self._written, stop)
+        offset, length = self._base + self._written, stop - self._written
+        # what is dirty is sent to the disk and stays in the cache, as it is not clean yet
+        with suppress(OSError):
+            os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
+        self._written = stop
+        self._sum()
+
+    def _empty_buffer(self) -> None:
+        """Write all of it, so that it can be filled once more."""
+        self._sum()
+        if self._base == self._start:
+            self._write(RECORD_HEADER, self._head)
+        self._write(self._written, self._used)
         self._hash.update(self._view[self._hashed : self._used])
-        self._hashed = self._used
+        self._base += self._used
+        self._used = self._summed = self._written = self._hashed = 0
 
-    def _flush(self) -> None:
-        self._digest()
-        first = RECORD_HEADER if self._flushed == 0 else 0
-        offset = self._start + RECORD_HEADER + self._flushed
+    def _write(self, start: int, stop: int) -> None:
+        self._write_bytes(self._view[start:stop], self._base + start)
+
+    def _write_bytes(self, data: memoryview, offset: int) -> None:
         try:
-            _write_all(self._descriptor, self._view[first : self._used], offset)
+            while data:
+                count = os.pwrite(self._descriptor, data, offset)
+                data = data[count:]
+                offset += count
         except OSError as error:
-            raise self._failed(error) from error
-        self._flushed += self._used - first
-        self._used = self._hashed = 0
+            failure = _failure(error)
+            if isinstance(failure, SpoolFailed):
+                self._segment.fail()
+            raise failure from error
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -294,7 +348,7 @@ def records(
     Args:
         path: the segment.
         from_offset: where a record begins.
-        verify: also compare the data set's hash, which reads all of it.
+        verify: also compare the data set's CRC, which reads all of it.
     """
     position = max(from_offset, BLOCK)
     size = path.stat().st_size
@@ -304,11 +358,11 @@ def records(
             parsed = _parse_record(file.read(RECORD_HEADER))
             if parsed is None:
                 return
-            meta, length = parsed
+            meta, length, crc = parsed
             address = SegmentAddress(path.name, position + RECORD_HEADER, length)
             if address.offset + length > size:
                 return
-            if verify and _digest_of(path, address) != meta.sha256:
+            if verify and _crc_of(path, address) != crc:
                 return
             yield meta, address
             position = record_end(address)
@@ -344,6 +398,18 @@ def open_data_set(spool_dir: Path, address: SegmentAddress) -> memoryview:
         return _map(descriptor, address.offset, address.length)
     finally:
         os.close(descriptor)
+
+
+def digest(spool_dir: Path, address: SegmentAddress) -> str:
+    """SHA-256 of a data set.
+
+    Raises:
+        FileNotFoundError: the segment was removed.
+    """
+    hashed = hashlib.sha256()
+    for part in _parts(spool_dir / Path(address.segment).name, address):
+        hashed.update(part)
+    return hashed.hexdigest()
 
 
 def part10(spool_dir: Path, meta: RecordMeta, address: SegmentAddress) -> bytes:
@@ -396,6 +462,10 @@ class AbandonedSegment:
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
+    def leave(self) -> None:
+        """Let go of it as it is."""
+        os.close(self._descriptor)
+
     def cut(self, end: int) -> None:
         """Cut what was never acknowledged off the tail."""
         if os.fstat(self._descriptor).st_size > end:
@@ -423,13 +493,13 @@ def _segment_block(owner: SegmentOwner) -> bytes:
     return (_SEGMENT.pack(_SEGMENT_MAGIC, len(text), zlib.crc32(text)) + text).ljust(BLOCK, b"\0")
 
 
-def _record_header(meta: RecordMeta, length: int) -> bytes:
+def _record_header(meta: RecordMeta, length: int, crc_of_data: int) -> bytes:
     packed = _RECORD.pack(
         _RECORD_MAGIC,
         0,
+        crc_of_data,
         length,
         round(meta.received_at.timestamp() * 1e6),
-        bytes.fromhex(meta.sha256),
         meta.sop_class_uid.encode(),
         meta.sop_instance_uid.encode(),
         meta.transfer_syntax_uid.encode(),
@@ -438,23 +508,34 @@ def _record_header(meta: RecordMeta, length: int) -> bytes:
     return packed[:8] + crc.to_bytes(4, "little") + packed[12:]
 
 
-def _parse_record(header: bytes) -> tuple[RecordMeta, int] | None:
-    magic, crc, length, received, digest, sop_class, instance, syntax = _RECORD.unpack(header)
+def _parse_record(header: bytes) -> tuple[RecordMeta, int, int] | None:
+    magic, crc, data_crc, length, received, sop_class, instance, syntax = _RECORD.unpack(header)
     if magic != _RECORD_MAGIC or zlib.crc32(header[:8] + bytes(4) + header[12:]) != crc:
         return None
     meta = RecordMeta(
         sop_class.rstrip(b"\0").decode(),
         instance.rstrip(b"\0").decode(),
         syntax.rstrip(b"\0").decode(),
-        digest.hex(),
         datetime.fromtimestamp(received / 1e6, UTC),
     )
-    return meta, length
+    return meta, length, data_crc
 
 
-def _digest_of(path: Path, address: SegmentAddress) -> str:
-    with open_data_set(path.parent, address) as data:
-        return hashlib.sha256(data).hexdigest()
+def _crc_of(path: Path, address: SegmentAddress) -> int:
+    crc = 0
+    for part in _parts(path, address):
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def _parts(path: Path, address: SegmentAddress) -> Iterator[bytes]:
+    """A data set piece by piece: one that is larger than the memory must be readable too."""
+    with path.open("rb") as file:
+        file.seek(address.offset)
+        left = address.length
+        while left and (part := file.read(min(left, _BUFFER))):
+            left -= len(part)
+            yield part
 
 
 def _map(descriptor: int, offset: int, length: int) -> memoryview:
@@ -471,13 +552,6 @@ def _failure(error: OSError) -> OutOfResources:
     if error.errno in _FULL:
         return OutOfResources("the spool's disk is full")
     return SpoolFailed(f"the spool's disk failed: {error.strerror}")
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        count = os.pwrite(descriptor, data, offset)
-        data = data[count:]
-        offset += count
 
 
 def _aligned(offset: int) -> int:

@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import text
 
 from dicom_node.receive.index import recover
+from dicom_node.records import Peer
 from dicom_node.store import spool
-from dicom_node.store.database import open_database
+from dicom_node.store.database import open_database, utc_now
 from dicom_node.store.intake import Intake
 from tests.builders.datasets import ct_slice, encoded
 from tests.builders.raw_peer import RawPeer
@@ -22,7 +23,9 @@ STUDY, SERIES = "1.2.3.4", "1.2.3.4.5"
 
 
 def _instances(count: int) -> list[tuple[str, bytes]]:
-    slices = [ct_slice(STUDY, SERIES, number, (32, 32)) for number in range(count)]
+    """Most are small, and some so large that they are written ahead of their end."""
+    sides = [400 if number % 8 == 3 else 32 for number in range(count)]
+    slices = [ct_slice(STUDY, SERIES, number, (side, side)) for number, side in enumerate(sides)]
     return [(str(ds.SOPInstanceUID), encoded(ds)) for ds in slices]
 
 
@@ -98,6 +101,27 @@ def test_a_restarted_receiver_recovers_by_itself(tmp_path: Path) -> None:
         found = node.instances(len(acknowledged))
         assert {row["sop_instance_uid"] for row in found} >= set(acknowledged)
         assert node.endings() == ["LOST"]
+
+
+def test_a_segment_with_a_damaged_head_is_left_for_people(tmp_path: Path) -> None:
+    settings = receive_settings(tmp_path)
+    settings.spool_dir.mkdir(parents=True)
+    owner = spool.SegmentOwner("a-1", Peer("CT1", "NODE", "10.0.0.1"), utc_now())
+    writer = spool.SegmentWriter.open(settings.spool_dir, owner)
+    (uid, data), *_ = _instances(1)
+    writer.append("1.2", uid, "1.2.840.10008.1.2.1", data)
+    writer.close(sealed=False)
+    path = settings.spool_dir / writer.name
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    engine = open_database(settings.effective_database_url)
+    try:
+        assert recover(settings.spool_dir, Intake(engine)).segments == 0
+    finally:
+        engine.dispose()
+    assert path.read_bytes() == content
+    assert [meta.sop_instance_uid for meta, _ in spool.records(path)] == [uid]
 
 
 def test_a_living_receiver_is_left_alone(tmp_path: Path) -> None:

@@ -32,12 +32,50 @@ def test_records_of_all_sizes_are_read_again(tmp_path: Path) -> None:
     writer, data = _written(tmp_path, SIZES)
     found = list(spool.records(tmp_path / writer.name))
     assert [m.sop_instance_uid for m, _ in found] == [f"1.2.{i}" for i in range(len(SIZES))]
-    for content, (meta, address) in zip(data, found, strict=True):
-        assert meta.sha256 == hashlib.sha256(content).hexdigest()
+    for content, (_, address) in zip(data, found, strict=True):
+        assert spool.digest(tmp_path, address) == hashlib.sha256(content).hexdigest()
         with spool.open_data_set(tmp_path, address) as view:
             assert view == content
     assert spool.owner(tmp_path / writer.name) == OWNER
     writer.close(sealed=True)
+
+
+@pytest.mark.parametrize("piece", [4090, 16_372, 131_066, 200_000])
+def test_what_is_written_ahead_is_read_again(tmp_path: Path, piece: int) -> None:
+    """Fragments of any length, behind a record that ends anywhere within a page."""
+    writer, _ = _written(tmp_path, (3000,))
+    chosen = random.Random(piece)
+    data = [chosen.randbytes(size) for size in (131_072, 140_000, 525_312, 1_048_576, 2_500_001)]
+    digests = []
+    for number, content in enumerate(data):
+        record = writer.begin()
+        for start in range(0, len(content), piece):
+            record.write(content[start : start + piece])
+        with record.data_set() as view:
+            assert view == content
+        record.finish("1.2", f"1.3.{number}", "1.2.840.10008.1.2")
+        digests.append(record.digest())
+    found = list(spool.records(tmp_path / writer.name))[1:]
+    assert len(found) == len(data)
+    for content, digest, (_, address) in zip(data, digests, found, strict=True):
+        assert digest == hashlib.sha256(content).hexdigest()
+        with spool.open_data_set(tmp_path, address) as view:
+            assert view == content
+    writer.close(sealed=True)
+
+
+def test_a_record_is_hashed_once_whoever_asks(tmp_path: Path) -> None:
+    """The buffer of a record serves the second one after it, which must not change its hash."""
+    writer, _ = _written(tmp_path, ())
+    data = [random.Random(n).randbytes(400_000) for n in range(6)]
+    records = []
+    for number, content in enumerate(data):
+        record = writer.begin()
+        record.write(content)
+        record.finish("1.2", f"1.3.{number}", "1.2.840.10008.1.2")
+        records.append(record)
+    writer.close(sealed=True)
+    assert [r.digest() for r in records] == [hashlib.sha256(c).hexdigest() for c in data]
 
 
 def test_reading_goes_on_from_an_offset(tmp_path: Path) -> None:
