@@ -90,9 +90,7 @@ def _project(settings: Settings, name: str) -> Project:
 
 
 def _bytes(settings: Settings, one: StoredInstance) -> bytes:
-    meta = RecordMeta(
-        one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, one.sha256, utc_now()
-    )
+    meta = RecordMeta(one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, utc_now())
     return part10(settings.spool_dir, meta, one.address)
 
 

@@ -103,7 +103,10 @@ def _missing_bytes(engine: Engine, spool_dir: Path, content: bool) -> Iterator[s
 
 
 def _changed_bytes(engine: Engine, path: Path) -> Iterator[str]:
-    held: dict[int, str] = {address.offset: meta.sha256 for meta, address in spool.records(path)}
+    held = {
+        address.offset: spool.digest(path.parent, address)
+        for _, address in spool.records(path, verify=False)
+    }
     with reading(engine) as connection:
         rows = connection.execute(
             select(instance.c.offset, instance.c.sha256).where(

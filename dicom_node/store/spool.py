@@ -141,8 +141,7 @@ class SegmentWriter:
         """Write one whole data set; it is durable when this returns."""
         record = self.begin()
         record.write(data)
-        written = record.finish(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
-        return written
+        return record.finish(sop_class_uid, sop_instance_uid, transfer_syntax_uid)
 
     def rest(self) -> None:
         """No more records come: give the buffers back. The segment stays locked."""

@@ -23,7 +23,7 @@ from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.overview import Overview
-from dicom_node.store.spool import SegmentOwner, SegmentWriter
+from dicom_node.store.spool import SegmentOwner, SegmentWriter, digest
 from dicom_node.store.tables import instance, job, result, transition
 from tests.builders.postgresql import PostgreSQL
 from tests.builders.store import new_job, queued_series, received, result_file, send
@@ -111,9 +111,10 @@ def spooled(engine: Engine, folder: Path) -> Path:
     writer = SegmentWriter.open(folder, owner)
     rows = []
     for number in range(3):
-        meta, address = writer.append("1.2", f"1.2.3.1.{number}", "1.2.840.10008.1.2", b"x" * 900)
+        _, address = writer.append("1.2", f"1.2.3.1.{number}", "1.2.840.10008.1.2", b"x" * 900)
         one = received("a-1", number=number)
-        rows.append(type(one)(**{**_fields(one), "address": address, "sha256": meta.sha256}))
+        sha256 = digest(folder, address)
+        rows.append(type(one)(**{**_fields(one), "address": address, "sha256": sha256}))
     send(Intake(engine), "a-1", rows)
     writer.close(sealed=True)
     return folder / writer.name

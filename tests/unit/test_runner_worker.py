@@ -37,7 +37,7 @@ from dicom_node.store.database import open_database
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.overview import Overview
-from dicom_node.store.spool import SegmentOwner, SegmentWriter
+from dicom_node.store.spool import SegmentOwner, SegmentWriter, digest
 from tests.builders import images
 from tests.builders.bundles import configuration, write_bundle
 from tests.builders.volumes import asymmetric_block
@@ -67,14 +67,14 @@ class Bench:
         intake = Intake(self.engine)
         intake.association_opened("a1", peer, segment.name, now)
         for one in instances:
-            meta, address = segment.append(
+            _, address = segment.append(
                 one.sop_class_uid, one.sop_instance_uid, one.transfer_syntax_uid, bytes(one.data)
             )
             header = read_header(one.data, one.transfer_syntax_uid)
             known = ReceivedInstance(
                 association_id="a1",
                 address=address,
-                sha256=meta.sha256,
+                sha256=digest(self.settings.spool_dir, address),
                 sop_class_uid=one.sop_class_uid,
                 sop_instance_uid=one.sop_instance_uid,
                 transfer_syntax_uid=one.transfer_syntax_uid,
