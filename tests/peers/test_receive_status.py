@@ -26,6 +26,7 @@ from tests.builders.raw_peer import (
 from tests.receiving import Listening, eventually, listening, rows
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
+LOCKS = {"associations.lock", "receiving.lock"}
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_an_odd_instance_is_kept_in_quarantine(node: Listening, peer: RawPeer) -
     assert "Series Instance UID" in row["quarantine"]
     assert node.data_set(row) == encoded(ds)
     names = {path.name for path in node.settings.spool_dir.iterdir()}
-    assert names == {"associations.lock", row["segment"]}
+    assert names == {*LOCKS, row["segment"]}
 
 
 def test_an_instance_over_the_limit_is_refused_and_leaves_nothing(
@@ -262,5 +263,5 @@ def test_private_classes_where_configured(tmp_path: Path) -> None:
 def test_an_association_that_stores_nothing_leaves_nothing(node: Listening, peer: RawPeer) -> None:
     assert peer.store(1, b"rubbish" * 1000, sop_instance="1.2.3") == 0xC000
     peer.release()
-    eventually(lambda: [p.name for p in node.settings.spool_dir.iterdir()] == ["associations.lock"])
+    eventually(lambda: {p.name for p in node.settings.spool_dir.iterdir()} == LOCKS)
     assert rows(node.engine, "association") == []
