@@ -152,6 +152,7 @@ class SegmentDescription(_Part):
         False,
         description="Each connected component is a finding of its own, with diameters and a contour.",
     )
+    surface: bool = Field(False, description="The report has its surface area (mesh, IBSI C0JK).")
 
 
 class ClassDescription(_Part):

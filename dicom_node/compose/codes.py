@@ -24,6 +24,7 @@ ACQUISITION_EQUIPMENT: Code = ("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT: Code = ("109102", "DCM", "Processing Equipment")
 
 VOLUME: Code = ("118565006", "SCT", "Volume")
+SURFACE: Code = ("C0JK", "IBSI", "Surface Area of Mesh")
 AREA: Code = ("42798000", "SCT", "Area")
 LONG_AXIS: Code = ("103339001", "SCT", "Long axis")
 SHORT_AXIS: Code = ("103340004", "SCT", "Short axis")

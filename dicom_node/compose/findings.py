@@ -16,6 +16,7 @@ import numpy.typing as npt
 from dicom_node.catalogue import SegmentDescription
 from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.measure import Measured, measure
+from dicom_node.compose.surface import surface_mm2
 from dicom_node.compose.uids import derived_uid
 from dicom_node.errors import ComposeError
 from dicom_node.records import Float32, Labels, Segmentation, Volume
@@ -40,6 +41,7 @@ class Finding:
     tracking_id: str
     tracking_uid: str
     measured: Measured
+    surface_mm2: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,14 @@ def find(ctx: ComposeContext, volume: Volume, segmentation: Segmentation) -> Fin
     else:
         measured = {int(lut[value]): one for value, one in measured.items()}
     found = tuple(
-        _finding(ctx, number, segment, ordinal, measured[number])
+        _finding(
+            ctx,
+            number,
+            segment,
+            ordinal,
+            measured[number],
+            _surface(numbers, number, measured[number], volume) if segment.surface else None,
+        )
         for number, (segment, ordinal) in enumerate(plan, start=1)
     )
     absent = tuple(segment.label for value, segment in known.items() if value not in values)
@@ -150,10 +159,22 @@ def _finding(
     segment: SegmentDescription,
     ordinal: int | None,
     measured: Measured,
+    surface_mm2: float | None,
 ) -> Finding:
     label = segment.label if ordinal is None else f"{segment.label} {ordinal}"
     uid = derived_uid(ctx.job_key, "tracking", segment.value, ordinal or 0)
-    return Finding(number, segment, label[:64], f"{ctx.model.name} {label}"[:64], uid, measured)
+    tracking_id = f"{ctx.model.name} {label}"[:64]
+    return Finding(number, segment, label[:64], tracking_id, uid, measured, surface_mm2)
+
+
+def _surface(numbers: npt.NDArray[Any], number: int, measured: Measured, volume: Volume) -> float:
+    """Of the box around it alone, since a mesh of the whole volume would cost seconds."""
+    (z, z_end), (y, y_end), (x, x_end) = measured.box
+    mask = numbers[z : z_end + 1, y : y_end + 1, x : x_end + 1] == number
+    positions = None
+    if not volume.even and volume.positions is not None and z_end > z:
+        positions = volume.positions[z : z_end + 1]
+    return surface_mm2(mask, volume.affine, positions)
 
 
 def doubts(findings: Findings, uncertainty: Float32 | None) -> tuple[str, ...]:

@@ -310,6 +310,9 @@ def _volumetric_group(
         (codes.PERCENTILE_95, measured.percentiles[2]),
     )
     referenced = SourceFrame(seg.sop_class_uid, seg.sop_instance_uid)
+    surface = []
+    if finding.surface_mm2 is not None:
+        surface = [number(codes.SURFACE, round(finding.surface_mm2, 2), "mm2")]
     children = [
         *_group_head(ctx, finding),
         image("CONTAINS", ("121191", "DCM", "Referenced Segment"), referenced, finding.number),
@@ -319,6 +322,7 @@ def _volumetric_group(
             str(header.SeriesInstanceUID),
         ),
         number(codes.VOLUME, round(measured.volume_mm3 / 1000, 4), "ml"),
+        *surface,
         *(
             number(concept, round(value, 4), unit, [_derivation(derivation)])
             for derivation, value in statistics

@@ -189,6 +189,22 @@ def test_report_holds_volume_and_hounsfield_values(source: Volume, files: list[D
             assert value == pytest.approx(float(want[2]), abs=1e-3)
 
 
+def test_a_surface_is_reported_where_a_model_asks_for_it(source: Volume, tmp_path: Path) -> None:
+    model = models.model(tmp_path)
+    asked = tuple(s.model_copy(update={"surface": s.value == 2}) for s in model.segments)
+    ctx = models.context(model.model_copy(update={"segments": asked}))
+    report = compose(ctx, source, Segmentation(images.labels(SHAPE)))[1].dataset()
+    content = hd.sr.Comprehensive3DSR.from_dataset(report).content
+    found = [
+        [m.value for m in group.get_measurements() if m.name.value == "C0JK"]
+        for group in content.get_volumetric_roi_measurement_groups()
+    ]
+    assert [len(values) for values in found] == [0, 1, 0]
+    depth, rows, columns = 4 * 3.0, 7 * 0.8, 12 * 0.8  # the block of label 2, in mm
+    sides = 2 * (depth * rows + depth * columns + rows * columns)
+    assert found[1][0] == pytest.approx(sides, rel=0.15)
+
+
 def test_contours_are_left_out_where_pixels_are_not_square(tmp_path: Path) -> None:
     sets = images.series(images.pattern(SHAPE), images.affine(spacing=(3, 0.9, 0.7)))
     source = read_image([images.raw(one) for one in sets])
