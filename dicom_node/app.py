@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ log = get_logger(__name__)
 
 LEASE_SWEEP_SECONDS = 1.0
 AUDIT_SECONDS = 5.0
+CLOCK_SECONDS = 1.0
+CLOCK_JUMP_SECONDS = 2.0
 DEVICE_SECONDS = 15.0
 COUNTS_SECONDS = 1.0
 TALLY_SECONDS = 30.0
@@ -222,10 +225,26 @@ def timers(*jobs: tuple[Callable[[], None], float]) -> Iterator[None]:
             max_instances=1,
         )
     scheduler.start()
+    ended = threading.Event()
+    watch = threading.Thread(target=_mind_the_clock, args=(scheduler, ended), daemon=True)
+    watch.start()
     try:
         yield
     finally:
+        ended.set()
         scheduler.shutdown()
+
+
+def _mind_the_clock(scheduler: BackgroundScheduler, ended: threading.Event) -> None:
+    """Run every timer when the wall clock was set: APScheduler would wait until it is what it was."""
+    known = time.time() - time.monotonic()
+    while not ended.wait(CLOCK_SECONDS):
+        now = time.time() - time.monotonic()
+        if abs(now - known) > CLOCK_JUMP_SECONDS:
+            log.warning("the wall clock was set", by_seconds=round(now - known, 1))
+            for job in scheduler.get_jobs():
+                job.modify(next_run_time=utc_now())
+        known = now
 
 
 def _infer(to: Stretch) -> None:

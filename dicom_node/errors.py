@@ -60,8 +60,12 @@ class SpoolFailed(OutOfResources):
     """A write or a sync of the spool failed; intake stops until the process starts anew."""
 
 
+class DiskFull(OutOfResources):
+    """What was made cannot be kept: the disk is full. Nothing half-written is left."""
+
+
 class DatabaseAway(OutOfResources):
-    """The database cannot be reached, or gave up a transaction that may be tried again."""
+    """The database cannot be reached or written to, or gave up a transaction that may be tried again."""
 
     exit_code = ExitCode.UNREACHABLE
 

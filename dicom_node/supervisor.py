@@ -10,6 +10,7 @@ standard input.
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ from dicom_node.app import Role, check_all, worker_died
 from dicom_node.doctor import Verdict, examine_quickly
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
-from dicom_node.observe.metrics import FOLDER_VARIABLE, prepare
+from dicom_node.observe.metrics import FOLDER_VARIABLE, counting_folder
 from dicom_node.observe.reload import Reload, forget_reloads, last_reload
 from dicom_node.reload import first_snapshot, reloaded
 from dicom_node.settings import Settings
@@ -144,7 +145,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         # migrate once, before the children
         open_database(settings.effective_database_url).dispose()
         host, port = listener.getsockname()[:2]
-        metrics = prepare(settings.data_dir / "metrics")
+        metrics = counting_folder(settings.data_dir)
         page = url_of(settings.web, page_listener) if page_listener else None
         node = RunningNode(os.getpid(), settings.receive.ae_title, host, port, page)
         (settings.data_dir / "node.json").write_text(json.dumps(asdict(node)))
@@ -168,6 +169,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         finally:
             _end_all(children)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
+            shutil.rmtree(metrics, ignore_errors=True)
             in_effect.unlink(missing_ok=True)  # it holds what secrets the configuration holds
             log.info("node stopped")
 

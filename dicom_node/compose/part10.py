@@ -4,6 +4,7 @@ It owns the invariants that every data set leaves as Explicit VR Little Endian, 
 compressed with, and that a file is whole under its name or is not there.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from dicom_node.compose import encoding as e
 from dicom_node.compose.context import DicomFile
 from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
-from dicom_node.errors import ComposeError
+from dicom_node.errors import ComposeError, DiskFull
 from dicom_node.records import ResultObject
 
 IMPLEMENTATION_VERSION_NAME = "DICOM_NODE"
@@ -72,6 +73,9 @@ def dicom_file(
     )
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
     """Write files durably; when it returns, they survive a power loss.
 
@@ -81,6 +85,7 @@ def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
     Raises:
         ComposeError: two files are the same instance, or one cannot be written; then those of this call
             are removed again.
+        DiskFull: likewise, for want of room.
     """
     if len({file.sop_instance_uid for file in files}) != len(files):
         raise ComposeError("two results have the same SOP Instance UID")
@@ -95,7 +100,8 @@ def write(files: Sequence[DicomFile], folder: Path) -> list[ResultObject]:
         for task in tasks:
             if task.exception() is None:
                 task.result().path.unlink(missing_ok=True)
-        raise ComposeError(f"results cannot be written to {folder}: {error.strerror}") from error
+        told = f"results cannot be written to {folder}: {error.strerror}"
+        raise DiskFull(told) if error.errno in FULL else ComposeError(told) from error
     return written
 
 

@@ -2,8 +2,9 @@
 
 What comes in: deliveries in SENT. What goes out: moved rows. Owns: nothing is CONFIRMED that the
 destination did not say it has, and a PACS that indexes late is not sent everything twice: what it does
-not list is sent again only after `confirm_grace_seconds`. Time is counted in questions asked, not by a
-clock.
+not list is sent again only after `confirm_grace_seconds`. A PACS that answers no request for storage
+commitment for so long is asked by C-FIND; where it refuses that too, the delivery is DEAD, for a person to
+look at. Time is counted in questions asked, not by a clock.
 """
 
 import random
@@ -53,13 +54,27 @@ class Confirmer:
             return
         try:
             if self._how == "commitment":
-                self._ask_for_commitment(sent)
+                overdue = [one for one in sent if self._grace_is_over(one)]
+                if asked := [one for one in sent if one not in overdue]:
+                    self._ask_for_commitment(asked)
+                if overdue:
+                    self._look_for_uncommitted(overdue)
             else:
                 self._look_for(sent)
         except (PeerUnreachable, PeerRefused) as error:
             log.warning("confirmation postponed", destination=self._name, reason=str(error))
 
-    def _look_for(self, sent: list[DueDelivery]) -> None:
+    def _look_for_uncommitted(self, overdue: list[DueDelivery]) -> None:
+        """What was never committed: listed is as good, and what cannot be known either is a person's."""
+        try:
+            self._look_for(overdue, ", after no report of storage commitment came")
+        except PeerRefused as error:
+            for delivery in overdue:
+                self._outbox.dead(
+                    delivery, f"the destination took it and never committed it, and {error}"
+                )
+
+    def _look_for(self, sent: list[DueDelivery], told: str = "") -> None:
         by_study: dict[str, list[DueDelivery]] = defaultdict(list)
         for delivery in sent:
             by_study[delivery.study_uid].append(delivery)
@@ -68,7 +83,7 @@ class Confirmer:
             kept = self._way.holds(study_uid, [d.sop_instance_uid for d in deliveries])
             for delivery in deliveries:
                 if delivery.sop_instance_uid in kept:
-                    self._outbox.confirmed(delivery, f"found by {self._way.query}")
+                    self._outbox.confirmed(delivery, f"found by {self._way.query}{told}")
                 elif self._grace_is_over(delivery):
                     self._send_again(delivery)
 

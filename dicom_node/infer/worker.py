@@ -21,7 +21,7 @@ from dicom_node import __version__
 from dicom_node.catalogue import ModelDescription
 from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.part10 import write
-from dicom_node.errors import ModelFailed, NodeError, ReadError, StaleLease
+from dicom_node.errors import DiskFull, ModelFailed, NodeError, ReadError, StaleLease
 from dicom_node.infer.answer import Answer, answer, composed, without_prediction
 from dicom_node.infer.engine import LocalEngine
 from dicom_node.observe.logging import get_logger, hashed
@@ -42,6 +42,8 @@ log = get_logger(__name__)
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 30.0
 """After so long without a job the worker compiles a model, each once; a job that comes meanwhile waits."""
+FULL_SECONDS = 10.0
+"""How long the worker waits before it tries again to keep what it makes on a full disk."""
 BEATS_A_LEASE = 4
 EXIT_OVERDUE = 70
 
@@ -80,13 +82,18 @@ class Worker:
         while not stop.is_set():
             job = self._queue.claim(self._owner, self._settings.infer.concurrency)
             if job is not None:
-                self.work(job)
+                if not self.work(job):
+                    stop.wait(FULL_SECONDS)
                 busy_at = time.monotonic()
             elif time.monotonic() - busy_at < QUIET_SECONDS or not self._engine.accelerate():
                 self._pause(stop, POLL_SECONDS)
 
-    def work(self, job: ClaimedJob) -> None:
-        """Answer one job and commit it; a lost lease is noted and nothing is committed."""
+    def work(self, job: ClaimedJob) -> bool:
+        """Answer one job and commit it; a lost lease is noted and nothing is committed.
+
+        Returns:
+            False if the job was given back because there is no room for its results.
+        """
         began = time.monotonic()
         known = {"job": job.lease.job_id, "model": job.model, "series": hashed(job.key.series_uid)}
         log.info("job begins", attempt=job.attempt, instances=len(job.instances), **known)
@@ -97,9 +104,20 @@ class Worker:
                 self._commit(job, answered, results)
         except StaleLease:
             log.warning("lease lost", **known)
-            return
+            return True
+        except DiskFull as error:
+            log.error("job postponed", reason=str(error), **known)
+            return not self._given_back(job.lease, str(error))
         seconds = round(time.monotonic() - began, 3)
         log.info("job ends", outcome=answered.outcome.value, seconds=seconds, **known)
+        return True
+
+    def _given_back(self, lease: Lease, reason: str) -> bool:
+        try:
+            self._queue.give_back(lease, reason)
+        except StaleLease:
+            return False
+        return True
 
     def _warm_up(self) -> None:
         wanted = {name for route in self._settings.route for name in route.models}

@@ -7,7 +7,9 @@ folder (prometheus-client's multiprocess mode), which `PROMETHEUS_MULTIPROC_DIR`
 What the database knows is not counted here but asked of it: see `web.metrics`.
 """
 
+import hashlib
 import os
+import stat
 import threading
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 TOLD = ("rejection",)
 LONGEST_LABEL = 80
+MEMORY = Path("/dev/shm")
 
 _counter: Any = None
 _making = threading.Lock()
@@ -60,3 +63,19 @@ def prepare(folder: Path) -> Path:
     for old in folder.glob("*.db"):
         old.unlink(missing_ok=True)
     return folder
+
+
+def counting_folder(data_dir: Path) -> Path:
+    """An empty folder for the counts of a node's processes, in memory where there is such a place.
+
+    The counts are mapped files with holes: on a full disk the first write to a hole kills the process.
+    """
+    name = hashlib.sha256(bytes(data_dir.resolve())).hexdigest()[:16]
+    folder = MEMORY / f"dicom-node-{os.getuid()}-{name}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        state = folder.lstat()
+    except OSError:
+        return prepare(data_dir / "metrics")
+    ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+    return prepare(folder if ours else data_dir / "metrics")

@@ -5,6 +5,7 @@ commit, on a schema that is up to date. `writing` opens a transaction that is me
 it takes the write lock at once, so that two writers wait for each other instead of failing half-way.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -35,6 +36,10 @@ POSTGRESQL_PATIENCE = {
     "tcp_user_timeout": 20_000,
     "application_name": "dicom-node",
 }
+
+
+_SQLITE_PASSES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+"""The disk is full, or another process holds the file for longer than `BUSY_SECONDS`: it passes."""
 
 
 def utc_now() -> datetime:
@@ -100,8 +105,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that writes: it commits at the end of the block, or leaves nothing behind.
 
     Raises:
-        DatabaseAway: PostgreSQL cannot be reached, or gave the transaction up. Where it was lost while it
-            committed nobody knows whether it did: what is tried again must bear being done twice.
+        DatabaseAway: PostgreSQL cannot be reached, or gave the transaction up; SQLite's disk is full. Where
+            it was lost while it committed nobody knows whether it did: what is tried again must bear being
+            done twice.
     """
     with _told(engine), _to_write(engine) as connection, connection.begin():
         yield connection
@@ -120,13 +126,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def _told(engine: Engine) -> Iterator[None]:
-    """Errors of a server that is away, restarts or resolves a deadlock, under our own name."""
+    """Errors that pass, under our own name: a server that is away or resolves a deadlock, a full disk."""
     try:
         yield
     except (OperationalError, InterfaceError, NoConnectionFree) as error:
-        if engine.dialect.name != "postgresql":
-            raise
         cause = getattr(error, "orig", None) or error
+        if engine.dialect.name != "postgresql":
+            if getattr(cause, "sqlite_errorcode", 0) in _SQLITE_PASSES:
+                raise DatabaseAway(f"the database cannot be written to ({cause})") from error
+            raise
         state = getattr(cause, "sqlstate", None)
         raise DatabaseAway(
             f"the database is away ({type(cause).__name__}{f', {state}' if state else ''})"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, or_, select, update
+from sqlalchemy import ColumnElement, Engine, exists, or_, select, update
 
 from dicom_node.lifecycle import DeliveryState, SeriesState
 from dicom_node.records import DueDelivery
@@ -21,6 +21,8 @@ from dicom_node.store.inputs import outdated
 from dicom_node.store.tables import delivery, job, result, series
 from dicom_node.store.transitions import move
 
+REJECTION = "rejection"
+"""The kind of an IOCM note that withdraws earlier results (`compose.key_objects`)."""
 WAITING = (DeliveryState.PENDING, DeliveryState.RETRYING)
 
 
@@ -33,13 +35,16 @@ class Outbox:
     def due(self, destination: str, longest_wait: float, limit: int = 200) -> list[DueDelivery]:
         """Deliveries to one destination that may be tried now, oldest first.
 
+        A note that withdraws earlier results is not due before those that take their place were accepted:
+        a study is never left without either.
+
         Args:
             destination: its name in the configuration.
             longest_wait: the longest wait between two tries that the policy knows, in seconds.
             limit: the most to return.
         """
         waits = delivery.c.state.in_(WAITING)
-        return self._list(destination, limit, waits, _over(longest_wait))
+        return self._list(destination, limit, waits, _over(longest_wait), ~_withdraws_too_early())
 
     def begin(self, due: DueDelivery) -> DueDelivery | None:
         """Note that a try begins, before anything leaves the node.
@@ -259,3 +264,15 @@ def _over(longest_wait: float) -> ColumnElement[bool]:
     now = utc_now()
     set_back = now + timedelta(seconds=longest_wait)
     return or_(delivery.c.due_at <= now, delivery.c.due_at > set_back)
+
+
+def _withdraws_too_early() -> ColumnElement[bool]:
+    """A rejection note whose destination has not all of the results that take the place of the old ones."""
+    other, its_result = delivery.alias("other"), result.alias("its_result")
+    return (result.c.kind == REJECTION) & exists().where(
+        its_result.c.job_id == result.c.job_id,
+        its_result.c.kind != REJECTION,
+        other.c.result_id == its_result.c.id,
+        other.c.destination == delivery.c.destination,
+        other.c.state.in_((*WAITING, DeliveryState.DEAD)),
+    )

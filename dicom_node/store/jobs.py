@@ -166,6 +166,21 @@ class JobQueue:
             )
             return new
 
+    def give_back(self, lease: Lease, reason: str) -> None:
+        """RUNNING -> QUEUED where the worker lives and cannot go on just now; no death is counted.
+
+        Raises:
+            StaleLease: the lease was lost.
+        """
+        with writing(self._engine) as connection:
+            held = connection.execute(
+                select(job.c.id).where(*_held(lease)).with_for_update()
+            ).scalar()
+            if held is None:
+                raise StaleLease(f"job {lease.job_id}")
+            running, queued = JobState.RUNNING, JobState.QUEUED
+            move(connection, job, held, running, queued, reason, token=lease.token + 1)
+
     def _end(
         self,
         lease: Lease,

@@ -130,6 +130,7 @@ def pacs_that(
     takes: Sequence[str] = (ComprehensiveSRStorage, SegmentationStorage),
     syntaxes: Sequence[str] = tuple(UNCOMPRESSED),
     called: str | None = None,
+    finds: bool = True,
     port: int = 0,
 ) -> Iterator[TestPacs]:
     """Run it for the length of the block.
@@ -138,6 +139,7 @@ def pacs_that(
         pacs: how it answers.
         takes: SOP classes that it accepts.
         syntaxes: transfer syntaxes that it accepts for them.
+        finds: whether it knows C-FIND.
         called: the only AE title that it may be called by; None accepts any.
         port: where to listen; 0 is a free one.
     """
@@ -149,7 +151,8 @@ def pacs_that(
     for sop_class in takes:
         ae.add_supported_context(sop_class, list(syntaxes))
     ae.add_supported_context(Verification)
-    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    if finds:
+        ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     ae.add_supported_context(StorageCommitmentPushModel)
     handlers = [
         (evt.EVT_C_STORE, pacs.on_store),

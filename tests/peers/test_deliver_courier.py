@@ -403,6 +403,50 @@ def test_a_report_that_never_comes_is_asked_for_again_and_an_old_one_still_count
     assert desk.states() == [CONFIRMED]
 
 
+@pytest.mark.parametrize(
+    ("finds", "listed", "ends", "told"),
+    [
+        (True, True, CONFIRMED, "found by C-FIND, after no report of storage commitment came"),
+        (True, False, RETRYING, "the destination took it and does not list it"),
+        (False, True, DEAD, "took it and never committed it, and PACS at"),
+    ],
+)
+def test_a_pacs_that_never_reports_is_not_asked_for_ever(
+    desk: Desk, finds: bool, listed: bool, ends: DeliveryState, told: str
+) -> None:
+    pacs = TestPacs(report_on_same=False, listed=lambda _: listed)
+    with pacs_that(pacs, finds=finds) as pacs:
+        courier = desk.courier(pacs.port, confirm="commitment", confirm_grace_seconds=3.0)
+        desk.results(result_file(desk.folder))
+        courier.deliver_due()
+        for _ in range(2):
+            assert desk.states() == [SENT]
+            desk.all_due()
+            courier.confirm()
+    assert desk.states() == [ends]
+    assert told in desk.column("reason")[0]
+    assert len(pacs.actions) == 1
+
+
+def test_earlier_results_are_withdrawn_only_when_the_new_ones_arrived(desk: Desk) -> None:
+    new, note = result_file(desk.folder), result_file(desk.folder, kind="rejection")
+    refused = {new.sop_instance_uid}
+    status = lambda one: 0xA700 if one.SOPInstanceUID in refused else 0  # noqa: E731
+    with pacs_that(TestPacs(status=status)) as pacs:
+        courier = desk.courier(pacs.port)
+        desk.results(note, new)
+        courier.deliver_due()
+        desk.all_due()
+        courier.deliver_due()
+        assert desk.states() == [PENDING, RETRYING]
+        refused.clear()
+        for _ in range(2):
+            desk.all_due()
+            courier.deliver_due()
+    assert desk.states() == [CONFIRMED, CONFIRMED]
+    assert pacs.stores == [new.sop_instance_uid] * 3 + [note.sop_instance_uid]
+
+
 def test_the_loop_delivers_and_ends_when_told(desk: Desk) -> None:
     desk.results(result_file(desk.folder))
     stop = threading.Event()

@@ -6,8 +6,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Engine, event, select, text
-from sqlalchemy.exc import OperationalError
 
+from dicom_node.errors import DatabaseAway
 from dicom_node.lifecycle import DeliveryState, JobState
 from dicom_node.records import Outcome
 from dicom_node.store.assembly import Assembly
@@ -46,7 +46,7 @@ def test_a_full_disk_leaves_nothing_half_done_and_work_goes_on_after_it(tmp_path
     many = [received("a", number=n) for n in range(400)]
     send(intake, "a", many[:1], ending=None)
     disk.full = True
-    with pytest.raises(OperationalError, match="full"):
+    with pytest.raises(DatabaseAway, match="full"):
         intake.index("a", many, 400_000)
     assert (count(engine, instance), intake.open_associations()[0].indexed_to) == (1, 1000)
     disk.full = False
@@ -55,7 +55,7 @@ def test_a_full_disk_leaves_nothing_half_done_and_work_goes_on_after_it(tmp_path
     revision = assembly.waiting()[0]
     assert assembly.stable(revision.id, 400, "complete")
     disk.full = True
-    with pytest.raises(OperationalError, match="full"):
+    with pytest.raises(DatabaseAway, match="full"):
         assembly.queue(revision.id, [new_job(f"m{n}") for n in range(60)], "route")
     assert count(engine, job) == 0
     disk.full = False
@@ -64,7 +64,7 @@ def test_a_full_disk_leaves_nothing_half_done_and_work_goes_on_after_it(tmp_path
     assert got is not None
     results = [result_file(tmp_path) for _ in range(100)]
     disk.full = True
-    with pytest.raises(OperationalError, match="full"):
+    with pytest.raises(DatabaseAway, match="full"):
         queue.finish(got.lease, Outcome.SUCCEEDED, "", {"pacs": results})
     assert count(engine, result) == 0
     assert list(queue.running()) == [got.lease]

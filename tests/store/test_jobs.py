@@ -266,3 +266,18 @@ def test_a_lease_is_not_mistaken_for_the_next_one(
     watch.sweep()
     assert state(engine) is JobState.RUNNING
     assert second.lease == replace(first.lease, token=second.lease.token)
+
+
+def test_a_job_that_is_given_back_counts_no_death(
+    engine: Engine, intake: Intake, assembly: Assembly, queue: JobQueue
+) -> None:
+    queued_series(intake, assembly)
+    for attempt in range(1, 2 * MAX_WORKER_DEATHS):
+        got = queue.claim("w")
+        assert got is not None
+        assert (got.attempt, got.report_only) == (attempt, None)
+        queue.give_back(got.lease, "no room")
+        with pytest.raises(StaleLease):
+            queue.give_back(got.lease, "no room")
+        with pytest.raises(StaleLease):
+            queue.finish(got.lease, Outcome.SUCCEEDED, "", {})
