@@ -24,10 +24,7 @@ from dicom_node.assemble.loop import Assembler
 from dicom_node.assemble.route import miss
 from dicom_node.catalogue import ModelDescription, catalogue
 from dicom_node.errors import ConfigurationError, DatabaseAway, PeerUnreachable
-from dicom_node.observe.audit import Kind, message
-from dicom_node.observe.exchange import application
 from dicom_node.observe.logging import get_logger
-from dicom_node.observe.recording import recording
 from dicom_node.records import InstanceFacts, OpenSeries, SeriesKey
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.accounts import Accounts
@@ -159,9 +156,7 @@ def run_role(
     try:
         engine = patiently(lambda: open_database(settings.effective_database_url), stop)
         try:
-            write = patient(AuditOutbox(engine), stop).add
-            with recording(write, settings.receive.ae_title):
-                _PARTS[role](Stretch(settings, engine, stop, listen_socket, adoption, ask_reload))
+            _PARTS[role](Stretch(settings, engine, stop, listen_socket, adoption, ask_reload))
         finally:
             engine.dispose()
     except DatabaseAway as error:
@@ -272,16 +267,6 @@ def _infer(to: Stretch) -> None:
         timers((tell_device, DEVICE_SECONDS)),
     ):
         Worker(settings, check(settings), queue, owner=owner, pause=bell.pause).run(stop)
-
-
-def on_record(settings: Settings, kind: Kind) -> None:
-    """Put on record that the node started, or stopped."""
-    try:
-        with opened_database(settings) as engine:
-            ae_title = settings.receive.ae_title
-            AuditOutbox(engine).add(message(application(ae_title, kind), ae_title))
-    except DatabaseAway as error:
-        log.error("not on record", event_id=kind.value[0], reason=str(error))
 
 
 def worker_died(settings: Settings, pid: int, code: int) -> None:

@@ -14,9 +14,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from dicom_node.app import Adoption, Role, check_all, on_record, run_role
+from dicom_node.app import Adoption, Role, check_all, run_role
 from dicom_node.errors import NodeError
-from dicom_node.observe.audit import Kind
 from dicom_node.observe.logging import get_logger
 from dicom_node.reload import Snapshot, first_snapshot, reloaded
 from dicom_node.settings import Settings
@@ -154,11 +153,7 @@ def run_alone(role: Role, settings: Settings, config: Path | None) -> None:
     _end_on_signals(tenant)
     signal.signal(signal.SIGHUP, lambda *_: told.set())
     threading.Thread(target=watch, daemon=True).start()
-    on_record(settings, Kind.START)
-    try:
-        tenant.run()
-    finally:
-        on_record(settings, Kind.STOP)
+    tenant.run()
 
 
 def _end_on_signals(tenant: Tenant) -> None:

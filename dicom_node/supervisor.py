@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from dicom_node.app import Role, check_all, on_record, worker_died
+from dicom_node.app import Role, check_all, worker_died
 from dicom_node.doctor import Verdict, examine_quickly
 from dicom_node.errors import ConfigurationError
-from dicom_node.observe.audit import Kind
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, counting_folder
 from dicom_node.observe.reload import Reload, forget_reloads, last_reload
@@ -157,7 +156,6 @@ def serve(settings: Settings, config: Path | None) -> None:
         if page_listener:
             children.append(_Child(Role.WEB, 0, metrics, page_listener))
         tell_findings(settings)
-        on_record(settings, Kind.START)
         log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):
@@ -170,7 +168,6 @@ def serve(settings: Settings, config: Path | None) -> None:
                     _keep_alive(child, in_effect, settings)
         finally:
             _end_all(children)
-            on_record(settings, Kind.STOP)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
             shutil.rmtree(metrics, ignore_errors=True)
             in_effect.unlink(missing_ok=True)  # it holds what secrets the configuration holds

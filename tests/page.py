@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from argon2 import PasswordHasher
@@ -19,6 +20,7 @@ from dicom_node.web.listen import bind, url_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.server import serve_page
 
+AXE = Path(__file__).resolve().parent / "vendor" / "axe-4.14.1.min.js"
 PASSWORD = "correct horse battery staple"
 # a cheap hash: what is tested is not how long it takes
 _HASH = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(PASSWORD)
@@ -75,6 +77,18 @@ def served(folder: Path, **values: object) -> Iterator[Page]:
         thread.join(10)
         listener.close()
         engine.dispose()
+
+
+def violations(tab: Any) -> list[tuple[str, str, str]]:
+    """What axe-core says against the page in a browser's tab, and whether it is wider than the tab."""
+    tab.evaluate(AXE.read_text(encoding="utf-8"))
+    found = tab.evaluate("axe.run({resultTypes: ['violations']})")
+    told = [
+        (one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"])
+        for one in found["violations"]
+    ]
+    wide = tab.evaluate("document.documentElement.scrollWidth") - tab.viewport_size["width"]
+    return [*told, ("width", tab.url, f"{wide} pixels too wide")] if wide > 0 else told
 
 
 def _wait_for(url: str) -> None:

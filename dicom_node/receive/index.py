@@ -212,8 +212,10 @@ class Recovered:
 def recover(spool_dir: Path, intake: Intake) -> Recovered:
     """Index what dead processes acknowledged and did not index, and end their associations.
 
-    Several processes may do this at once, and receivers may run meanwhile.
+    So too what a database does not know that was restored from before the spool. Several processes may do
+    this at once, and receivers may run meanwhile.
     """
+    _unseal_forgotten(spool_dir, intake)
     known = {entry.id: entry for entry in intake.open_associations()}
     segments = instances = 0
     for path in spool.unsealed(spool_dir):
@@ -238,6 +240,15 @@ def recover(spool_dir: Path, intake: Intake) -> Recovered:
     if segments:
         log.warning("segments of a dead process recovered", segments=segments, instances=instances)
     return Recovered(segments, instances)
+
+
+def _unseal_forgotten(spool_dir: Path, intake: Intake) -> None:
+    # looked for before the database is asked: what is sealed meanwhile is in it already
+    sealed = list(spool.sealed(spool_dir))
+    finished = intake.finished_segments() if sealed else set()
+    for path in sealed:
+        if path.name not in finished:
+            spool.unseal(path)
 
 
 def _recover_one(

@@ -131,6 +131,14 @@ class Intake:
             )
             return [OpenAssociation(*row) for row in rows]
 
+    def finished_segments(self) -> set[str]:
+        """Segments of associations whose ending is known, which are indexed to their last record."""
+        with reading(self._engine) as connection:
+            rows = connection.execute(
+                select(association.c.segment).where(association.c.ending.is_not(None))
+            )
+            return set(rows.scalars())
+
 
 def _note_carriage(
     connection: Connection, association_id: str, instances: Sequence[ReceivedInstance]

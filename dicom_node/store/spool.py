@@ -435,6 +435,18 @@ def unsealed(spool_dir: Path) -> Iterator[Path]:
             yield path
 
 
+def sealed(spool_dir: Path) -> Iterator[Path]:
+    """Segments that were marked as finished and indexed."""
+    for path in sorted(spool_dir.glob(f"*{SUFFIX}")):
+        if not path.stat().st_mode & stat.S_IWUSR:
+            yield path
+
+
+def unseal(path: Path) -> None:
+    """Take the mark away: the index has lost this segment, so that it is to be recovered."""
+    path.chmod(SEALED | stat.S_IWUSR)
+
+
 class AbandonedSegment:
     """A segment whose writer is dead, held under its lock while it is recovered."""
 

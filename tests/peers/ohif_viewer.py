@@ -63,6 +63,12 @@ def missing() -> str | None:
     return _install()
 
 
+def dicom_web() -> dict[str, Any]:
+    """What an Orthanc needs to speak DICOMweb."""
+    plugin = str(PLUGINS / "libOrthancDicomWeb.so")
+    return {"Plugins": [plugin], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+
+
 def chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -122,8 +128,8 @@ class Viewer:
 
 
 @contextmanager
-def ohif(orthanc_url: str) -> Iterator[Viewer]:
-    """Serve OHIF with this Orthanc behind it, for the length of the block."""
+def ohif(orthanc_url: str, config: str = CONFIG) -> Iterator[Viewer]:
+    """Serve OHIF, configured so, with this Orthanc behind it, for the length of the block."""
     dist = cache() / "app" / "dist"
 
     class Handler(SimpleHTTPRequestHandler):
@@ -137,7 +143,7 @@ def ohif(orthanc_url: str) -> Iterator[Viewer]:
             if path.startswith(("/dicom-web", "/wado")):
                 return self._proxy()
             if path == "/app-config.js":
-                return self._answer(200, "text/javascript", CONFIG.encode())
+                return self._answer(200, "text/javascript", config.encode())
             if not (dist / path.lstrip("/")).is_file():
                 self.path = "/index.html"
             return super().do_GET()

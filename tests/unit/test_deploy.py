@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import kubernetes_validate
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -85,6 +88,24 @@ def test_systemd_accepts_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     assert float(level[1]) <= 2.0, judged
 
 
+def test_compose_is_what_its_specification_calls_valid() -> None:
+    """The schema of compose-spec/compose-go, which `docker compose config` uses too."""
+    schema = json.loads((ROOT / "tests" / "vendor" / "compose-spec-e70e961.json").read_text())
+    (compose,) = documents(DEPLOY / "compose.yaml")
+    jsonschema.validate(compose, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"services": {"node": {"immage": "x"}}}, schema)
+
+
+def test_kubernetes_knows_every_field() -> None:
+    for one in documents(DEPLOY / "kubernetes" / "node.yaml"):
+        kubernetes_validate.validate(one, "1.37", strict=True)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    run(str(Path(sys.executable).parent / "hadolint"), "Dockerfile")
+
+
 def test_compose_mounts_files_that_there_are() -> None:
     (compose,) = documents(DEPLOY / "compose.yaml")
     for name, service in compose["services"].items():
@@ -107,7 +128,7 @@ def test_every_configuration_that_is_shipped_can_be_used(tmp_path: Path) -> None
     ]
     kubernetes = tmp_path / "node.toml"
     kubernetes.write_text(config["data"]["node.toml"])
-    assert len(files) >= 2
+    assert len(files) >= 5
     for file in (*files, kubernetes):
         settings = load_settings(file)
         assert set(check(settings)) >= {name for route in settings.route for name in route.models}
