@@ -11,8 +11,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from dicom_node.observe.logging import configure
 from dicom_node.receive.scp import Receiver
 from dicom_node.receive.transport import Patience
+from dicom_node.settings import LogSettings
 from dicom_node.store.database import open_database
 from dicom_node.store.intake import Intake
 from tests.receiving import receive_settings
@@ -77,6 +79,7 @@ def _main(
     receive: dict[str, Any],
     patience: Patience | None,
 ) -> None:
+    configure(LogSettings())
     settings = receive_settings(folder, **receive)
     engine = open_database(settings.effective_database_url)
     receiver = Receiver(settings, Intake(engine), listen_socket=listen_socket, patience=patience)

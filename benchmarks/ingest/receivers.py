@@ -10,11 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve()
+FLOOR = Path(tempfile.gettempdir()) / f"ingest-floor-{os.getpid()}"
+"""The C program of `floor.c`, built by whoever measures."""
+FULL = "node, full index"
 
 
 def free_port() -> int:
@@ -36,6 +40,10 @@ def _storescp(*more: str) -> Callable[[Path, int], list[str]]:
         return [_dcmtk("storescp"), "+B", "-pdu", "131072", "-od", str(folder), *more, str(port)]
 
     return command
+
+
+def _floor(folder: Path, port: int) -> list[str]:
+    return [str(FLOOR), str(folder), str(port)]
 
 
 def _python(name: str) -> Callable[[Path, int], list[str]]:
@@ -72,16 +80,28 @@ def _orthanc(sync: bool) -> Callable[[Path, int], list[str]]:
 RECEIVERS: dict[str, Callable[[Path, int], list[str]]] = {
     "storescp": _storescp(),
     "storescp --fork": _storescp("--fork"),
+    "floor": _floor,
     "node": _python("node"),
+    FULL: _python("node"),
     "pynetdicom, fsync": _python("pynetdicom"),
     "Orthanc": _orthanc(sync=False),
     "Orthanc, sync": _orthanc(sync=True),
 }
 
 
-def start(name: str, folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a receiver and wait until it accepts; its process group is its own."""
+def start(
+    name: str, folder: Path, database: Path | None = None
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a receiver and wait until it accepts; its process group is its own.
+
+    Args:
+        name: which of `RECEIVERS`.
+        folder: where it may write; made here.
+        database: what a node's index is at first; without it, empty.
+    """
     folder.mkdir(parents=True)
+    if name == FULL and database is not None:
+        shutil.copy(database, folder / database.name)
     port = free_port()
     process = subprocess.Popen(
         RECEIVERS[name](folder, port),

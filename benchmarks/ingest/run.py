@@ -14,14 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import psutil
-from receivers import RECEIVERS, start
+from receivers import FLOOR, FULL, RECEIVERS, start
 
 HERE = Path(__file__).resolve().parent
 MARK = b"999999999999"
@@ -59,7 +58,6 @@ class Result:
 
 def message(folder: Path, side: int) -> tuple[list[str], int]:
     """Write command set and data set for the sender; its arguments, and the data set's length."""
-    sys.path.insert(0, str(HERE.parents[1]))
     from tests.builders.datasets import ct_slice, encoded
     from tests.builders.raw_peer import command_set
 
@@ -73,23 +71,58 @@ def message(folder: Path, side: int) -> tuple[list[str], int]:
     return [str(folder / "command"), str(folder / "data"), offsets], len(data)
 
 
-def end(process: subprocess.Popen[bytes]) -> float:
-    """End a receiver; CPU seconds of it and of every child that it waited for, its end included."""
-    killer = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
-    killer.start()
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a receiver and of all the children that it has and had."""
+    while True:
+        try:
+            total = sum(process.cpu_times()[:4])
+            return total + sum(sum(c.cpu_times()[:2]) for c in process.children(recursive=True))
+        except psutil.NoSuchProcess:
+            continue  # a child ended just now; its parent counts it from then on
+
+
+def cpu_when_idle(process: psutil.Process) -> float:
+    """CPU time once nothing more is done: rows that are written behind the answers count too."""
+    before, seconds = -1.0, cpu_seconds(process)
+    while seconds != before:
+        time.sleep(0.5)
+        before, seconds = seconds, cpu_seconds(process)
+    return seconds
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a receiver."""
     os.killpg(process.pid, signal.SIGTERM)
-    _, status, usage = os.wait4(process.pid, 0)
-    killer.cancel()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime
-
-
-def measure(receiver: str, load: Load, sender: Path, folder: Path) -> Result:
-    arguments, length = message(folder, load.side)
-    process, port = start(receiver, folder / "receiver")
     try:
-        before = sum(psutil.Process(process.pid).cpu_times()[:2])
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def full_index(folder: Path, rows: int) -> Path:
+    """The database of a node that has taken so many instances."""
+    from benchmarks.scale.database import fill
+    from dicom_node.settings import Settings
+    from dicom_node.store.database import open_database
+
+    url = Settings(data_dir=folder).effective_database_url
+    engine = open_database(url)
+    fill(engine, rows)
+    engine.dispose()
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def measure(
+    receiver: str, load: Load, sender: Path, folder: Path, database: Path | None = None
+) -> Result:
+    arguments, length = message(folder, load.side)
+    process, port = start(receiver, folder / "receiver", database)
+    try:
+        measured = psutil.Process(process.pid)
         command = [str(sender), "127.0.0.1", str(port), *arguments, str(load.count), "131072"]
+        subprocess.run([*command[:-2], "12", "131072"], check=True, stdout=subprocess.DEVNULL)
+        before = cpu_when_idle(measured)
         began = time.monotonic()
         senders = [
             subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -100,8 +133,9 @@ def measure(receiver: str, load: Load, sender: Path, folder: Path) -> Result:
         assert all(one.returncode == 0 for one in senders), f"{receiver}: a sender failed"
         peak = Path(f"/proc/{process.pid}/status").read_text()
         high = int(next(line for line in peak.splitlines() if "VmHWM" in line).split()[1]) / 1024
+        cpu = cpu_when_idle(measured) - before
     finally:
-        cpu = end(process) - before
+        end(process)
     if load.associations == 1:
         seconds = float(outputs[0].split()[0])
     _, first, last = (median(float(o.split()[i]) for o in outputs) for i in range(3))
@@ -122,28 +156,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where the receivers write")
-    parser.add_argument("--only", nargs="*", default=list(RECEIVERS))
+    parser.add_argument("--only", nargs="*", default=[name for name in RECEIVERS if name != FULL])
+    parser.add_argument(
+        "--rows", type=int, default=0, help=f"measure {FULL!r} too, with so many rows"
+    )
     parser.add_argument(
         "--scale", type=float, default=1.0, help="fewer instances, for a busy machine"
     )
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that receivers are ended
+    sys.path.insert(0, str(HERE.parents[1]))
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         sender = folder / "sender"
-        build = ["cc", "-O2", "-o", str(sender), str(HERE / "sender.c")]
-        subprocess.run(build, check=True, stderr=subprocess.DEVNULL)
+        for program, source in ((sender, "sender.c"), (FLOOR, "floor.c")):
+            build = ["cc", "-O2", "-o", str(program), str(HERE / source)]
+            subprocess.run(build, check=True, stderr=subprocess.DEVNULL)
+        database = full_index(folder, options.rows) if options.rows else None
+        names = [*options.only, *([FULL] if database else [])]
         for number in range(options.rounds):
             for full in LOADS:
                 load = replace(full, count=max(12, int(full.count * options.scale)))
-                for receiver in options.only:
+                for receiver in names:
                     place = folder / "round"
                     place.mkdir()
-                    results.append(measure(receiver, load, sender, place))
+                    results.append(measure(receiver, load, sender, place, database))
                     shutil.rmtree(place)
             print(f"round {number + 1} of {options.rounds} done", flush=True)
+    FLOOR.unlink()
     rows = _medians(results)
     _print(rows)
     if options.save:

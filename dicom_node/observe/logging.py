@@ -4,6 +4,7 @@ What comes in: settings. What goes out: structlog loggers. UIDs go through `hash
 other header values of patients are never passed to a logger at all.
 """
 
+import contextlib
 import hashlib
 import logging
 import sys
@@ -35,7 +36,7 @@ def configure(settings: LogSettings) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Output()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     # libraries speak only when something is wrong; pynetdicom's own messages may hold patient data
@@ -44,6 +45,22 @@ def configure(settings: LogSettings) -> None:
     logging.getLogger("pydicom").setLevel(logging.ERROR)
     # for MONAI's developers, not for an admin's log
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"monai\.")
+
+
+class _Output:
+    """Standard error, and no failure where it cannot be written.
+
+    A log in a file grows on the disk that is full, and what is done then must not fail with it.
+    """
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return sys.stderr.write(text)
+        return 0
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def get_logger(name: str) -> Any:

@@ -194,7 +194,18 @@ class Receiver:
             log.warning("connection not accepted", reason=error.strerror)
             self._stopping.wait(0.05)
             return
-        host, terms = str(address[0]), self._terms
+        try:
+            thread = threading.Thread(target=self.serve, args=(sock, str(address[0])), daemon=True)
+            thread.start()
+        except RuntimeError:
+            log.warning("connection not accepted", reason="the system gives no thread")
+            sock.close()
+
+    # --- one connection -----------------------------------------------------------------------
+
+    def serve(self, sock: socket.socket, host: str) -> None:
+        """Serve one connection in the thread that calls, until it is over; never raises."""
+        terms = self._terms
         try:
             connection = Connection(sock, host, terms.patience)
         except OSError:
@@ -203,16 +214,6 @@ class Receiver:
         for victim in self._connections.add(connection):
             log.warning("half-open connection closed to make room", host=victim.host)
             victim.cut()
-        try:
-            threading.Thread(target=self._serve, args=(connection, terms), daemon=True).start()
-        except RuntimeError:
-            log.warning("connection not accepted", reason="the system gives no thread")
-            connection.close()
-            self._connections.remove(connection)
-
-    # --- one connection -----------------------------------------------------------------------
-
-    def _serve(self, connection: Connection, terms: "_Terms") -> None:
         try:
             if terms.tls is not None:
                 connection.secure(terms.tls)

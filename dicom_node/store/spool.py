@@ -94,11 +94,11 @@ class SegmentWriter:
 
     @classmethod
     def open(cls, spool_dir: Path, owner: SegmentOwner) -> Self:
-        """Create the segment of an association and make its name durable.
+        """Create the segment of an association; its name is durable with the first record.
 
         Raises:
-            OutOfResources: the file cannot be created.
-            SpoolFailed: it cannot be synced.
+            OutOfResources: the file cannot be created, or the disk is full.
+            SpoolFailed: the disk failed.
         """
         path = spool_dir / f"{owner.association_id}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -109,10 +109,9 @@ class SegmentWriter:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.pwrite(descriptor, _segment_block(owner), 0)
-            os.fsync(descriptor)
-            _sync_folder(spool_dir)
         except OSError as error:
             os.close(descriptor)
+            path.unlink(missing_ok=True)
             raise _failure(error) from error
         return cls(path, descriptor)
 
@@ -164,8 +163,20 @@ class SegmentWriter:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def finished(self, end: int) -> None:
-        """A record is durable up to `end`."""
+    def sync(self, end: int) -> None:
+        """Make what was written durable, and the segment's name too; the next record begins at `end`.
+
+        Raises:
+            SpoolFailed: it may or may not be; the segment takes nothing more.
+        """
+        try:
+            os.fdatasync(self._descriptor)
+            if self._end == BLOCK:
+                _sync_folder(self._path.parent)
+        except OSError as error:
+            # after a failed sync nobody knows what the disk holds, also where it was only full
+            self._failed = True
+            raise SpoolFailed(f"the spool's disk failed: {error.strerror}") from error
         self._end = end
 
     def fail(self) -> None:
@@ -262,14 +273,8 @@ class RecordWriter:
             else:
                 self._write(0, self._head)
                 self._write(self._written, self._used)
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            # after a failed sync nobody knows what the disk holds, also where it was only full
-            self._segment.fail()
-            raise SpoolFailed(f"the spool's disk failed: {error.strerror}") from error
         offset = self._start + RECORD_HEADER
-        self._segment.finished(_aligned(offset + self.length))
+        self._segment.sync(_aligned(offset + self.length))
         return meta, SegmentAddress(self._segment.name, offset, self.length)
 
     def digest(self) -> str:

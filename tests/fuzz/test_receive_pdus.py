@@ -19,11 +19,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from dicom_node.receive import pdu
 from dicom_node.receive.command import parse_command
 from dicom_node.receive.pdu import ProtocolError
 from dicom_node.receive.transport import Patience
+from dicom_node.store.spool import unsealed
 from tests.builders.datasets import ct_slice, encoded
 from tests.builders.raw_peer import (
     ABORT,
@@ -41,10 +43,10 @@ from tests.builders.raw_peer import (
     store_pdus,
 )
 from tests.receiver_process import start
-from tests.receiving import eventually
+from tests.receiving import eventually, listening
 
 CASES = int(os.environ.get("DICOM_NODE_SOAK_CASES", "20000"))
-NETWORK_CASES = max(300, CASES // 20)
+NETWORK_CASES = max(300, CASES // 40)
 CONTEXTS = [(1, CT, (EXPLICIT,)), (3, VERIFICATION, (EXPLICIT,))]
 QUICK = {"negotiation": 2.0, "idle": 2.0, "silence": 1.0, "credit": 2.0, "closing": 0.2}
 
@@ -143,6 +145,44 @@ def test_strange_bytes_harm_nobody(tmp_path: Path) -> None:
         process.kill()
     left = [path for path in (tmp_path / "spool").iterdir() if path.suffix == ".segment"]
     assert all(path.name.count("-") == 4 for path in left)
+
+
+def _pair(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection."""
+    theirs = socket.create_connection(listener.getsockname(), timeout=20)
+    ours, _ = listener.accept()
+    return ours, theirs
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_strange_bytes_through_the_whole_path(tmp_path: Path) -> None:
+    """Each case in this thread, from the socket to the spool: a bug cannot hide in a thread that dies."""
+    measured = psutil.Process()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        listening(tmp_path, patience=Patience(**QUICK)) as node,
+        capture_logs() as logged,
+    ):
+        memory = threads = 0
+        for number in range(CASES):
+            ours, theirs = _pair(listener)
+            with theirs:
+                theirs.sendall(_case(number))
+                theirs.shutdown(socket.SHUT_WR)
+                node.receiver.serve(ours, "127.0.0.1")
+            if number == CASES // 10:
+                memory, threads = measured.memory_info().rss, measured.num_threads()
+        bugs = [entry for entry in logged if "bug" in entry["event"]]
+        assert not bugs
+        assert {entry["event"] for entry in logged} >= {"protocol error", "association ended"}
+        assert measured.num_threads() <= threads
+        assert measured.memory_info().rss < memory + (100 << 20)
+        with RawPeer(node.address) as peer:
+            ds = ct_slice()
+            peer.associate()
+            assert peer.store(1, encoded(ds), sop_instance=str(ds.SOPInstanceUID)) == 0
+            peer.release()
+    assert not list(unsealed(node.settings.spool_dir))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from dicom_node.receive import scp
 from dicom_node.receive.transport import Patience
+from dicom_node.store import spool
 from tests.builders.datasets import ct_slice, encoded
 from tests.builders.raw_peer import CT, EXPLICIT, RawPeer, associate_rq, command_set, p_data
 from tests.receiver_process import start
@@ -218,6 +219,54 @@ def test_a_full_file_system_pauses_and_goes_on(tmp_path: Path) -> None:
             peer.release()
     finally:
         process.kill()
+
+
+def test_a_disk_that_is_full_at_any_byte_of_an_instance(tmp_path: Path) -> None:
+    """The head of a segment, a record's first page, what is written ahead, and its end."""
+    ds = ct_slice(shape=(512, 512))
+    data, uid = encoded(ds), str(ds.SOPInstanceUID)
+    limits = (100, 600, 5000, 140_000, 400_000, len(data), len(data) + 600)
+    process = start(tmp_path)
+    try:
+        measured = psutil.Process(process.process.pid)
+        with contextlib.ExitStack() as stack:
+            peers = [stack.enter_context(RawPeer(process.address)) for _ in limits]
+            for peer in peers:
+                peer.associate()
+            for peer, limit in zip(peers, limits, strict=True):
+                measured.rlimit(psutil.RLIMIT_FSIZE, (limit, psutil.RLIM_INFINITY))
+                assert peer.store(1, data, sop_instance=uid) == 0xA700
+            measured.rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+            for peer in peers[:-1]:
+                peer.release()
+            eventually(lambda: len(list((tmp_path / "spool").glob("*.segment"))) < 2)
+            assert peers[-1].store(1, data, sop_instance=uid) == 0
+            peers[-1].release()
+        (path,) = (tmp_path / "spool").glob("*.segment")
+        eventually(lambda: not list(spool.unsealed(tmp_path / "spool")))
+        ((meta, address),) = spool.records(path)
+        assert meta.sop_instance_uid == uid
+        with spool.open_data_set(path.parent, address) as view:
+            assert view == data
+    finally:
+        process.kill()
+
+
+def test_a_spool_that_went_away_pauses_intake_until_it_is_back(node: Listening) -> None:
+    ds = ct_slice()
+    data, uid = encoded(ds), str(ds.SOPInstanceUID)
+    folder = node.settings.spool_dir
+    with RawPeer(node.address) as peer:
+        peer.associate()
+        folder.rename(folder.with_name("unmounted"))
+        assert peer.store(1, data, sop_instance=uid) == 0xA700
+        with RawPeer(node.address) as another:
+            assert tuple(another.rejection()) == (2, 3, 1)
+        folder.with_name("unmounted").rename(folder)
+        assert peer.store(1, data, sop_instance=uid) == 0
+        peer.release()
+    (row,) = node.instances(1)
+    assert node.data_set(row) == data
 
 
 def test_a_slow_sync_holds_up_nobody_else(node: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
