@@ -324,6 +324,22 @@ Image = Volume | ProjectionImage
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """One region of interest of an RT Structure Set, on a volume.
+
+    Attributes:
+        mask: `(z, y, x)`; a contour within a contour is a hole (PS3.3 C.8.8.6.3).
+        left_out: contours that lie on none of the volume's slices, or are points or open lines.
+    """
+
+    number: int
+    name: str
+    color_rgb: tuple[int, int, int] | None
+    mask: Mask
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segmentation:
     """Labels on the source grid.
 

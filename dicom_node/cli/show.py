@@ -13,7 +13,7 @@ from dicom_node.settings import Settings, load_settings
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from dicom_node.records import RawInstance
+    from dicom_node.records import RawInstance, Volume
 
 commands = typer.Typer()
 
@@ -46,16 +46,20 @@ def _show(result: "Dataset", source: "Iterable[RawInstance]", to: Path) -> None:
     if result.Modality == "SR":
         _table(result)
         return
-    from dicom_node.compose.show import frame_png, overlay_png
-    from dicom_node.read.volume import read_image
-    from dicom_node.records import Volume
+    from dicom_node.compose.show import (
+        frame_png,
+        overlay_png,
+        referenced_frames,
+        referenced_instances,
+    )
 
     path = to / f"{result.Modality.lower()}-{str(result.SOPInstanceUID)[-8:]}.png"
     if result.Modality == "SEG":
-        image = read_image(_referenced(result, source))
-        if not isinstance(image, Volume):
-            raise ReadError("the source of the segmentation is no volume")
-        overlay_png(image, result, path)
+        made_from = referenced_frames(result)
+        listed = referenced_instances(result) | {uid for uid, _ in made_from}
+        overlay_png(_source_of(source, listed, made_from), result, path)
+    elif result.Modality == "RTSTRUCT":
+        _regions(result, source, path)
     else:
         frame_png(result, path)
     out.print(f"{result.get('SeriesDescription', result.Modality)}: {path}", highlight=False)
@@ -74,16 +78,32 @@ def _table(report: "Dataset") -> None:
     out.print(table)
 
 
-def _referenced(seg: "Dataset", source: "Iterable[RawInstance]") -> "list[RawInstance]":
-    wanted = {
-        str(item.ReferencedSOPInstanceUID)
-        for series in seg.get("ReferencedSeriesSequence") or ()
-        for item in series.ReferencedInstanceSequence
-    }
-    found = [instance for instance in source if instance.sop_instance_uid in wanted]
+def _source_of(
+    source: "Iterable[RawInstance]", listed: set[str], referenced: set[tuple[str, int | None]]
+) -> "Volume":
+    """The stack that a result was made from, of the images that it lists and that are at hand."""
+    from dicom_node.read.volume import read_referenced
+
+    found = [instance for instance in source if instance.sop_instance_uid in listed]
     if not found:
-        raise ReadError("the images that the segmentation was made from are not there (--source)")
-    return found
+        raise ReadError("the images that it was made from are not there (--source)")
+    return read_referenced(found, referenced)
+
+
+def _regions(structures: "Dataset", source: "Iterable[RawInstance]", path: Path) -> None:
+    """An RT Structure Set, whoever wrote it, over its images."""
+    from dicom_node.compose.show import regions_png
+    from dicom_node.read.structures import referenced_images, regions
+
+    listed = referenced_images(structures)
+    volume = _source_of(source, listed, {(uid, None) for uid in listed})
+    found = regions(structures, volume)
+    title = str(structures.get("StructureSetLabel") or "Structure set")
+    regions_png(volume, found, path, title=title)
+    for one in found:
+        if one.left_out:
+            lost = f"{one.left_out} contour{'s' * (one.left_out != 1)}"
+            out.print(f"{one.name}: {lost} on none of these images", highlight=False)
 
 
 def _from_folder(folder: Path | None) -> "Iterable[RawInstance]":

@@ -4,22 +4,29 @@ What comes in: a result and, for pictures, its source. What goes out: PNG files 
 results, of this node and of others; it makes no DICOM.
 """
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
 from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_node.compose.color import rgb_of
 from dicom_node.compose.picture import Outlined, Rgb, panel, sheet, windowed
 from dicom_node.compose.source import numbers
 from dicom_node.errors import ReadError
-from dicom_node.records import ProjectionImage, Volume
+from dicom_node.records import ProjectionImage, Region, Volume
 
+DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
+"""Deflated Image Frame Compression (PS3.5 A.4.12)."""
 _FALLBACK_COLORS: tuple[Rgb, ...] = (
     (230, 80, 70),
     (70, 140, 240),
@@ -51,11 +58,37 @@ def segments_of(seg: Dataset) -> list[ShownSegment]:
     return found
 
 
+def referenced_frames(seg: Dataset) -> set[tuple[str, int | None]]:
+    """SOP instance and frame number of the images that the frames of a SEG were made from."""
+    shared = seg.get("SharedFunctionalGroupsSequence") or []
+    found: set[tuple[str, int | None]] = set()
+    for group in (*shared, *(seg.get("PerFrameFunctionalGroupsSequence") or [])):
+        for derivation in group.get("DerivationImageSequence") or []:
+            for one in derivation.get("SourceImageSequence") or []:
+                numbers_of = one.get("ReferencedFrameNumber")
+                many = numbers_of if isinstance(numbers_of, list | MultiValue) else [numbers_of]
+                found |= {
+                    (str(one.ReferencedSOPInstanceUID), None if n is None else int(n)) for n in many
+                }
+    return found or {(uid, None) for uid in referenced_instances(seg)}
+
+
+def referenced_instances(seg: Dataset) -> set[str]:
+    """SOP instances of the series that a SEG lies on, also of slices that no segment touches."""
+    return {
+        str(one.ReferencedSOPInstanceUID)
+        for series in seg.get("ReferencedSeriesSequence") or []
+        for one in series.get("ReferencedInstanceSequence") or []
+    }
+
+
 def label_map(seg: Dataset, volume: Volume) -> npt.NDArray[np.uint16]:
     """A SEG's segments on the grid of its source, `(z, y, x)`; where they overlap, the higher number.
 
+    Of a FRACTIONAL one a segment is where it has half of the highest value or more.
+
     Raises:
-        ReadError: it is neither BINARY nor LABELMAP, or lies on another grid or another series.
+        ReadError: its pixels cannot be decoded, or it lies on another grid or another series.
     """
     shape = volume.array.shape
     if (int(seg.Rows), int(seg.Columns)) != shape[1:]:
@@ -72,23 +105,59 @@ def label_map(seg: Dataset, volume: Volume) -> npt.NDArray[np.uint16]:
 
 def _frames(seg: Dataset) -> Iterator[tuple[Dataset, npt.NDArray[Any], int]]:
     """Functional groups, pixel values and the number that a value of 1 stands for, frame by frame."""
-    count, size = int(seg.get("NumberOfFrames") or 1), int(seg.Rows) * int(seg.Columns)
-    if seg.SegmentationType == "BINARY":
-        raw = np.frombuffer(seg.PixelData, dtype=np.uint8)
-        bits = np.unpackbits(raw, bitorder="little")[: count * size]
-        frames = bits.reshape(count, int(seg.Rows), int(seg.Columns))
-    elif seg.SegmentationType == "LABELMAP":
-        frames = seg.pixel_array.reshape(count, int(seg.Rows), int(seg.Columns))
-    else:
-        raise ReadError(f"a {seg.SegmentationType} segmentation is not shown")
+    frames = _stored(seg)
+    if seg.SegmentationType == "FRACTIONAL":
+        frames = frames >= int(seg.get("MaximumFractionalValue") or 1) / 2
+    elif seg.SegmentationType == "LABELMAP" and (nothing := seg.get("PixelPaddingValue")):
+        frames = np.where(frames == nothing, 0, frames)
     shared = seg.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    for group, values in zip(seg.PerFrameFunctionalGroupsSequence, frames, strict=True):
+    groups = seg.PerFrameFunctionalGroupsSequence
+    if len(groups) != len(frames):
+        raise ReadError(
+            f"the segmentation has {len(frames)} frames and says where {len(groups)} lie"
+        )
+    for group, values in zip(groups, frames, strict=True):
         if seg.SegmentationType == "LABELMAP":
             yield group, values, 1
             continue
         name = "SegmentIdentificationSequence"
         item = (group.get(name) or shared[0].get(name))[0]
         yield group, values, int(item.ReferencedSegmentNumber)
+
+
+def _stored(seg: Dataset) -> npt.NDArray[Any]:
+    """The frames of a SEG as they are stored, `(frames, y, x)`."""
+    shape = int(seg.get("NumberOfFrames") or 1), int(seg.Rows), int(seg.Columns)
+    syntax = getattr(getattr(seg, "file_meta", None), "TransferSyntaxUID", None)
+    plain = syntax in (None, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    try:
+        if plain and seg.SegmentationType == "BINARY":
+            # many times faster than a decoder that makes an array of each frame first
+            raw = np.frombuffer(seg.PixelData, dtype=np.uint8)
+            return np.unpackbits(raw, bitorder="little")[: int(np.prod(shape))].reshape(shape)
+        if syntax in (RLELossless, DEFLATED_FRAMES) and seg.SegmentationType == "BINARY":
+            return _unpacked(seg, shape)
+        found: npt.NDArray[Any] = seg.pixel_array.reshape(shape)
+    except Exception as error:  # each decoder raises errors of its own kind
+        raise ReadError(f"the segmentation cannot be decoded ({type(error).__name__})") from error
+    return found
+
+
+def _unpacked(seg: Dataset, shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Compressed frames of one bit a pixel, which the usual decoders do not know."""
+    count, rows, columns = shape
+    size = (rows * columns + 7) // 8
+    frames = np.empty(shape, dtype=np.uint8)
+    for frame, data in zip(
+        frames, generate_frames(seg.PixelData, number_of_frames=count), strict=True
+    ):
+        if seg.file_meta.TransferSyntaxUID == RLELossless:
+            packed = bytes(imagecodecs.dicomrle_decode(data, dtype=np.uint8))
+        else:
+            packed = zlib.decompressobj(-15).decompress(data, size)
+        bits = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), bitorder="little")
+        frame[:] = bits[: rows * columns].reshape(rows, columns)
+    return frames
 
 
 def _slice_of(frame: Dataset, where: dict[tuple[str, int | None], int], volume: Volume) -> int:
@@ -143,7 +212,33 @@ def overlay_png(
     Raises:
         ReadError: the SEG does not lie on this series.
     """
-    numbers, shown = label_map(seg, volume), segments_of(seg)
+    said = title or str(seg.get("SeriesDescription", "Segmentation"))
+    mark = "Not for clinical use" if _is_marked(seg) else None
+    _draw(volume, label_map(seg, volume), segments_of(seg), path, said, mark, height)
+
+
+def regions_png(
+    volume: Volume, found: Sequence[Region], path: Path, *, title: str, height: int = 512
+) -> None:
+    """Draw the regions of an RT Structure Set over its source, as `overlay_png` does."""
+    numbers = np.zeros(volume.array.shape, dtype=np.uint16)
+    shown = []
+    for number, one in enumerate(found, start=1):
+        numbers[one.mask] = number
+        fallback = _FALLBACK_COLORS[(number - 1) % len(_FALLBACK_COLORS)]
+        shown.append(ShownSegment(number, one.name, one.color_rgb or fallback))
+    _draw(volume, numbers, shown, path, title, None, height)
+
+
+def _draw(
+    volume: Volume,
+    numbers: npt.NDArray[np.uint16],
+    shown: Sequence[ShownSegment],
+    path: Path,
+    title: str,
+    mark: str | None,
+    height: int,
+) -> None:
     middle = _middle(numbers)
     centre, width = window_of(volume)
     spacing = volume.spacing
@@ -164,8 +259,7 @@ def overlay_png(
         (one.color, f"{one.label}  {counts[one.number] * mm3 / 1000:.1f} ml") for one in shown
     ]
     legend.append((None, f"slice {middle[0] + 1} of {len(volume.frames)}"))
-    mark = "Not for clinical use" if _is_marked(seg) else None
-    made = sheet(panels, legend, title or str(seg.get("SeriesDescription", "Segmentation")), mark)
+    made = sheet(panels, legend, title, mark)
     made.save(path, format="PNG")
 
 

@@ -7,7 +7,7 @@ its true place. It reads no files, and it refuses what it cannot place rather th
 
 import os
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from dicom_node.read import pixels
 from dicom_node.read.elements import RawHeader, data_set, spans, walk
 from dicom_node.read.multiframe import frame_planes
 from dicom_node.read.stack import Plane, Stack
-from dicom_node.read.stacks import choose, split
+from dicom_node.read.stacks import Part, choose, split
 from dicom_node.records import (
     Float32,
     Float64,
@@ -179,6 +179,32 @@ def read_stacks(instances: Sequence[RawInstance], workers: int | None = None) ->
         _read_stack(slices, part.stack, (part.named,) if part.apart else (), workers)
         for part in split(slices.planes)
     ]
+
+
+def read_referenced(
+    instances: Sequence[RawInstance],
+    referenced: Collection[tuple[str, int | None]],
+    workers: int | None = None,
+) -> Volume:
+    """The stack of a series that a result was made from.
+
+    Args:
+        referenced: SOP instance and frame number (None for a single-frame one) of what the result refers to.
+
+    Raises:
+        ReadError: as of `read_image`; or nothing of the series is referred to.
+    """
+    slices = _slices(instances)
+    parts = split(slices.planes)
+
+    def held(part: Part) -> int:
+        sources = (slices.planes[i].source for i in part.stack.order)
+        return sum((one.sop_instance_uid, one.frame_number) in referenced for one in sources)
+
+    part = max(parts, key=held)
+    if not held(part):
+        raise ReadError("the result was made from none of these images")
+    return _read_stack(slices, part.stack, (), workers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 
 from dicom_node.compose.picture import windowed
-from dicom_node.compose.show import label_map, segments_of, window_of
+from dicom_node.compose.show import label_map, referenced_frames, segments_of, window_of
 from dicom_node.errors import ReadError
-from dicom_node.read.volume import read_image
+from dicom_node.read.volume import read_referenced
 from dicom_node.records import RawInstance, StoredInstance, Volume
 from dicom_node.store.spool import open_data_set
 
@@ -105,7 +105,7 @@ def _open(wanted: Wanted) -> _Opened:
 
 
 def _overlay(wanted: Wanted, seg: Dataset) -> _Opened:
-    volume = _volume(wanted)
+    volume = _volume(wanted, referenced_frames(seg))
     numbers = label_map(seg, volume)
     if numbers.max() > 255:
         raise ReadError("more than 255 segments are not shown")
@@ -132,7 +132,7 @@ def _overlay(wanted: Wanted, seg: Dataset) -> _Opened:
     return _Opened(wanted.result_id, told, volume.array, numbers.astype(np.uint8))
 
 
-def _volume(wanted: Wanted) -> Volume:
+def _volume(wanted: Wanted, referenced: set[tuple[str, int | None]]) -> Volume:
     raw = [
         RawInstance(
             open_data_set(wanted.spool_dir, one.address),
@@ -142,10 +142,7 @@ def _volume(wanted: Wanted) -> Volume:
         )
         for one in wanted.inputs
     ]
-    found = read_image(raw, workers=1)
-    if not isinstance(found, Volume):
-        raise ReadError("the source of this segmentation is no volume")
-    return found
+    return read_referenced(raw, referenced, workers=1)
 
 
 def _presets(modality: str, proposed: tuple[float, float]) -> list[dict[str, Any]]:

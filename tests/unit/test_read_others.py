@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,19 @@ import pydicom
 import pytest
 from pydicom import Dataset
 
-from dicom_node.compose.show import label_map, overlay_png, report_rows, segments_of
+from dicom_node.compose.show import (
+    label_map,
+    overlay_png,
+    referenced_frames,
+    referenced_instances,
+    regions_png,
+    report_rows,
+    segments_of,
+)
 from dicom_node.errors import ReadError
-from dicom_node.read.volume import read_image
-from dicom_node.records import RawInstance, Volume
+from dicom_node.read.structures import referenced_images, regions
+from dicom_node.read.volume import read_image, read_referenced
+from dicom_node.records import RawInstance, SourceFrame, Volume
 
 pytestmark = pytest.mark.shared
 
@@ -111,13 +121,120 @@ def test_no_file_of_others_breaks_the_reader(shared: Path) -> None:
     assert refused >= 35
 
 
-def test_reports_of_others_are_shown(shared: Path) -> None:
-    for path in (shared / "interop/dcmqi/sr-example").rglob("*.dcm"):
-        report = pydicom.dcmread(path)
-        if isinstance(report, Dataset) and "ContentSequence" in report:
-            rows = report_rows(report)
-            assert rows[0].name == "Imaging Measurement Report"
-            assert any(row.value for row in rows)
+REPORTS = {
+    "dcmqi/sr-example/sr.dcm": ("Imaging Measurement Report", 150),
+    "pydicom/test_files/reportsi.dcm": ("", 1),
+    "pydicom/test_files/reportsi_with_empty_number_tags.dcm": ("", 1),
+    "pydicom/test_files/test-SR.dcm": ("", 3),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_reports_of_others_are_shown(name: str, shared: Path) -> None:
+    title, rows_at_least = REPORTS[name]
+    rows = report_rows(pydicom.dcmread(shared / "interop" / name))
+    assert title in rows[0].name
+    assert len(rows) >= rows_at_least
+    assert any(row.value for row in rows)
+
+
+@pytest.fixture(scope="module")
+def at_hand(shared: Path) -> dict[str, RawInstance]:
+    """Every image of others by its SOP instance, the first of equals."""
+    found: dict[str, RawInstance] = {}
+    for series in instances(shared / "interop").values():
+        for one in series:
+            found.setdefault(one.sop_instance_uid, one)
+    return found
+
+
+def source_of(seg: Dataset, at_hand: dict[str, RawInstance]) -> Volume:
+    listed = [at_hand[uid] for uid in referenced_instances(seg) if uid in at_hand]
+    return read_referenced(listed, referenced_frames(seg))
+
+
+SEGMENTATIONS = {
+    "dcmqi/segmentations/partial_overlaps.dcm": {1: 6518, 2: 11838, 3: 10743, 4: 6693, 5: 4713},
+    "dcmqi/segmentations/sparse-labelmap-noppv.dcm": {1: 630},
+    "dcmqi/segmentations/sparse-labelmap-ppv5.dcm": {1: 630},
+    **{
+        f"pydicom-data/liver{kind}.dcm": {1: 107098}
+        for kind in ("", "_deflate", "_expb", "_j2k", "_rle")
+    },
+}
+"""Voxels of each segment; where segments overlap, of the higher number."""
+
+
+@pytest.mark.parametrize("name", SEGMENTATIONS)
+def test_segmentations_of_others_lie_on_their_images(
+    name: str, shared: Path, at_hand: dict[str, RawInstance]
+) -> None:
+    seg = pydicom.dcmread(shared / "interop" / name)
+    numbers = label_map(seg, source_of(seg, at_hand))
+    found = dict(zip(*np.unique(numbers[numbers > 0], return_counts=True), strict=True))
+    assert found == SEGMENTATIONS[name]
+    assert {one.number for one in segments_of(seg)} >= set(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pydicom-data/liver_nonbyte_aligned.dcm", "510 x 510 pixels, its source has not"),
+        ("pydicom-data/liver_nonbyte_aligned_rle.dcm", "510 x 510 pixels, its source has not"),
+        ("pydicom/test_files/liver_1frame.dcm", "1 frames and says where 3 lie"),
+        ("pydicom/test_files/liver_expb_1frame.dcm", "1 frames and says where 3 lie"),
+    ],
+)
+def test_segmentations_that_contradict_themselves_are_refused(
+    name: str, says: str, shared: Path, at_hand: dict[str, RawInstance]
+) -> None:
+    seg = pydicom.dcmread(shared / "interop" / name)
+    with pytest.raises(ReadError, match=says):
+        label_map(seg, source_of(seg, at_hand))
+
+
+def test_a_structure_set_of_others_is_filled_on_its_images(
+    shared: Path, at_hand: dict[str, RawInstance], tmp_path: Path
+) -> None:
+    structures = pydicom.dcmread(shared / "interop/rt-utils/rt.dcm")
+    listed = referenced_images(structures)
+    images_of = [at_hand[uid] for uid in listed if uid in at_hand]
+    source = read_referenced(images_of, {(uid, None) for uid in listed})
+    (region,) = regions(structures, source)
+    assert region.name == "ROI-1"
+    assert region.left_out == 0
+    contours = [
+        np.array(one.ContourData, float).reshape(-1, 3)
+        for one in structures.ROIContourSequence[0].ContourSequence
+    ]
+    points = np.vstack(contours)
+    inside = np.argwhere(region.mask) @ source.affine[:3, :3].T + source.affine[:3, 3]
+    assert (inside.min(axis=0) >= points.min(axis=0) - 0.5).all()
+    assert (inside.max(axis=0) <= points.max(axis=0) + 0.5).all()
+    areas = [
+        abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+        for x, y in ((one[:, 0], one[:, 1]) for one in contours)
+    ]
+    # the second contour lies within the first: a hole
+    found = region.mask.sum() * source.spacing[1] * source.spacing[2]
+    assert found == pytest.approx(areas[0] - areas[1], rel=0.02)
+    regions_png(source, [region], tmp_path / "r.png", title="RT")
+    assert (tmp_path / "r.png").stat().st_size > 1000
+
+
+def test_a_structure_set_of_another_space_is_refused(
+    shared: Path, at_hand: dict[str, RawInstance]
+) -> None:
+    structures = pydicom.dcmread(shared / "interop/rt-utils/rt.dcm")
+    listed = referenced_images(structures)
+    images_of = [at_hand[uid] for uid in listed if uid in at_hand]
+    source = read_referenced(images_of, {(uid, None) for uid in listed})
+    assert regions(structures, source)  # another one, but it names these very images
+    other = replace(source, frames=(SourceFrame("1.2", "1.2.3"),) * len(source.frames))
+    with pytest.raises(ReadError, match="another frame of reference"):
+        regions(structures, other)
+    with pytest.raises(ReadError, match="no structure set"):
+        regions(Dataset(), source)
 
 
 def test_a_seg_of_others_is_drawn(shared: Path, tmp_path: Path) -> None:
