@@ -18,7 +18,13 @@ from dicom_node.settings.flow import (
 from dicom_node.settings.intake import AssembleSettings, PeerSettings, ReceiveSettings, TlsSettings
 from dicom_node.settings.load import DEFAULT_FILE, load_settings
 from dicom_node.settings.node import BUNDLED_MODELS, ENVIRONMENT_PREFIX, Settings
-from dicom_node.settings.operate import AlertSettings, AuditSettings, LogSettings, WebSettings
+from dicom_node.settings.operate import (
+    AlertSettings,
+    AuditSettings,
+    LogSettings,
+    OidcSettings,
+    WebSettings,
+)
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -32,6 +38,7 @@ __all__ = [
     "DestinationSettings",
     "InferSettings",
     "LogSettings",
+    "OidcSettings",
     "PeerSettings",
     "ReceiveSettings",
     "ResultKind",

@@ -8,6 +8,35 @@ from pydantic import Field, SecretStr
 from dicom_node.settings.kinds import Port, Seconds, Section
 
 
+class OidcSettings(Section):
+    """Logging in by the hospital's single sign-on (OpenID Connect), beside the accounts of the node."""
+
+    issuer: str = Field(
+        pattern=r"^https://|^http://(127\.0\.0\.1|localhost|\[::1\])[:/]",
+        description="The issuer, as the service names itself; https, but on this machine.",
+    )
+    client_id: str = Field(description="What the service calls this node.")
+    client_secret_file: Path | None = Field(
+        None,
+        description="A file that holds the client secret; none for a public client (PKCE alone).",
+    )
+    ca_file: Path | None = Field(
+        None, description="PEM file with the authorities that are trusted; default the system's."
+    )
+    scope: str = Field("openid profile", description="The scopes that are asked for.")
+    name_claim: str = Field(
+        "preferred_username", description="The claim that names the account, as `oidc:NAME`."
+    )
+    role_claim: str = Field(
+        "groups",
+        description="The claim that holds roles or groups; dots lead inwards: `realm_access.roles`.",
+    )
+    roles: dict[str, Literal["viewer", "operator", "admin"]] = Field(
+        description="Value of the role claim: role here. Who has none of them is not let in.",
+    )
+    button: str = Field("Single sign-on", description="What stands on the button.")
+
+
 class WebSettings(Section):
     """The page and its API. Off loopback it wants TLS, its own or that of a proxy in front."""
 
@@ -27,6 +56,7 @@ class WebSettings(Section):
     session_idle_minutes: int = Field(30, ge=1, description="Silence after which a login is over.")
     session_hours: int = Field(12, ge=1, description="The longest that a login lasts.")
     upload_mb: int = Field(64, ge=1, description="The largest file that the route test takes.")
+    oidc: OidcSettings | None = Field(None, description="Single sign-on; without it, none.")
 
 
 class AuditSettings(Section):

@@ -60,6 +60,10 @@ class Login:
     token_hash: str
 
 
+NO_PASSWORD = "!"
+"""No hash, so that nothing that is typed fits."""
+
+
 class Accounts:
     """The accounts of one node."""
 
@@ -100,6 +104,23 @@ class Accounts:
             ).first()
         if made is None:
             raise ConfigurationError(f"there is an account {name!r} already")
+
+    def admit(self, name: str, role: UserRole) -> bool:
+        """Make, or find, the account of somebody whom another service vouched for, with a role of today.
+
+        It has no password that fits. Where its role is another than before, its earlier logins end.
+
+        Returns:
+            Whether it may come in: an admin may have shut it out.
+        """
+        found = self.find(name)
+        if found is None:
+            self.add(name, role, NO_PASSWORD, must_change=False)
+        elif found.disabled:
+            return False
+        elif found.role is not role:
+            self.set_role(name, role)
+        return True
 
     def add_first(self, name: str, password_hash: str) -> bool:
         """Make an admin where there is no account at all; whether it was made."""

@@ -23,6 +23,7 @@ from dicom_node.web import (
     health,
     login,
     metrics,
+    oidc,
     orders,
     pages,
     pictures,
@@ -49,7 +50,7 @@ def make_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     app.state.studio = pictures.Studio()
     app.state.meter = metrics.Meter(parts)
-    for part in (login, health, metrics, pages, api, orders, pictures, configuration):
+    for part in (login, health, metrics, pages, api, orders, pictures, configuration, oidc):
         app.include_router(part.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_exception_handler(NotLoggedIn, _not_logged_in)

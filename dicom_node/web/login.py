@@ -34,8 +34,8 @@ FIRST_PASSWORD_FILE = "first-password"
 def login_form(request: Request, then: str = "/") -> Response:
     """The form."""
     if caller_of(request) is not None:
-        return RedirectResponse(_inside(then), 303)
-    return page(request, "login.html", then=_inside(then))
+        return RedirectResponse(inside(then), 303)
+    return page(request, "login.html", then=inside(then))
 
 
 @router.post("/login")
@@ -51,7 +51,7 @@ def log_in(
     wait = parts.attempts.wait(address, name)
     if wait > 0:
         told = f"Too many wrong passwords. Try again in {max(1, round(wait))} s."
-        refused = page(request, "login.html", 429, then=_inside(then), error=told)
+        refused = page(request, "login.html", 429, then=inside(then), error=told)
         refused.headers["Retry-After"] = str(max(1, round(wait)))
         return refused
     found = parts.accounts.find(name)
@@ -64,15 +64,21 @@ def log_in(
             request,
             "login.html",
             401,
-            then=_inside(then),
+            then=inside(then),
             error="The name or the password is wrong.",
         )
     parts.attempts.succeeded(address, name)
+    return begin_session(request, name, then)
+
+
+def begin_session(request: Request, name: str, then: str) -> Response:
+    """Somebody is who they say: a session cookie, and on to where they wanted to go."""
+    parts = parts_of(request)
     lasts = timedelta(hours=parts.settings.web.session_hours)
     token = parts.accounts.open_login(name, lasts)
-    log.info("login", account=name, address=address)
+    log.info("login", account=name, address=request.client.host if request.client else "")
     trail.login(request, name, succeeded=True)
-    answer = RedirectResponse(_inside(then), 303)
+    answer = RedirectResponse(inside(then), 303)
     answer.set_cookie(
         cookie_name(request),
         token,
@@ -136,7 +142,7 @@ def change_password(
     return RedirectResponse("/login", 303)
 
 
-def _inside(then: str) -> str:
+def inside(then: str) -> str:
     """A place on this page; never another site, whatever the address said."""
     found = urlsplit(then)
     if found.scheme or found.netloc or not then.startswith("/") or then.startswith(("//", "/\\")):

@@ -61,6 +61,7 @@ def page(request: Request, template: str, code: int = 200, **values: Any) -> HTM
         path=request.url.path,
         marked=settings.not_for_clinical_use,
         reload=last_reload(settings.data_dir),
+        sso=settings.web.oidc.button if settings.web.oidc else None,
         **values,
     )
     return HTMLResponse(told, code)
