@@ -25,6 +25,7 @@ from dicom_node.compose.source import numbers
 from dicom_node.errors import ReadError
 from dicom_node.records import ProjectionImage, Region, Volume
 
+FEWEST_SLICES_ACROSS = 8
 DEFLATED_FRAMES = "1.2.840.10008.1.2.8.1"
 """Deflated Image Frame Compression (PS3.5 A.4.12)."""
 _FALLBACK_COLORS: tuple[Rgb, ...] = (
@@ -243,7 +244,8 @@ def _draw(
     centre, width = window_of(volume)
     spacing = volume.spacing
     panels = []
-    for axis in (0, 1, 2):
+    # of a few thick slices the planes across would be a band of metres
+    for axis in (0, 1, 2) if len(numbers) >= FEWEST_SLICES_ACROSS else (0,):
         plane: npt.NDArray[Any] = np.moveaxis(volume.array, axis, 0)[middle[axis]]
         cut: npt.NDArray[Any] = np.moveaxis(numbers, axis, 0)[middle[axis]]
         grey = windowed(plane, centre, width)

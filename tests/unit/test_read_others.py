@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 from pydicom import Dataset
@@ -217,9 +218,10 @@ def test_a_structure_set_of_others_is_filled_on_its_images(
     ]
     # the second contour lies within the first: a hole
     found = region.mask.sum() * source.spacing[1] * source.spacing[2]
-    assert found == pytest.approx(areas[0] - areas[1], rel=0.02)
+    assert found == pytest.approx(areas[0] - areas[1], rel=0.04)
     regions_png(source, [region], tmp_path / "r.png", title="RT")
-    assert (tmp_path / "r.png").stat().st_size > 1000
+    with PIL.Image.open(tmp_path / "r.png") as drawn:
+        assert drawn.width < 3 * drawn.height  # of a lone slice there are no planes across
 
 
 def test_a_structure_set_of_another_space_is_refused(
