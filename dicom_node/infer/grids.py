@@ -152,11 +152,11 @@ def scores_to_source_labels(scores: torch.Tensor, to: GridMap) -> Labels:
     Where all eight neighbours on the network's grid have the same best class, so has every point between
     them, whatever the scores; so only voxels at a border are interpolated at all.
     """
-    values = scores.detach().float().cpu().numpy()
+    values = scores.detach().float().cpu()
     if to.flat:
         values = values[:, :, :, None]
-    # of the scores only those at borders are looked at: a transposed view will do, and costs nothing
-    ordered = values.transpose(0, *(axis + 1 for axis in to.order))
+    # rows of the source must be rows in memory: read across, each value would cost a cache line
+    ordered = values.permute(0, *(axis + 1 for axis in to.order)).contiguous().numpy()
     best = _ordered(argmax(scores)[0], to).astype(np.uint8, copy=False)
     cells = np.empty_like(best)
     out = np.zeros(to.shape, dtype=np.uint8)

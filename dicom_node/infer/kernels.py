@@ -145,6 +145,63 @@ def _best_between(scores, a0, a1, wa, b0, b1, wb, c0, c1, wc):  # type: ignore[n
 
 
 @_compiled
+def _rows_between(scores, a0, a1, wa, b0, b1, wb, rows):  # type: ignore[no-untyped-def]
+    """`rows`, `(n, c)`: the scores of a whole row between four rows of the grid."""
+    for n in range(rows.shape[0]):
+        for c in range(rows.shape[1]):
+            near = scores[n, a0, b0, c] * (1 - wb) + scores[n, a0, b1, c] * wb
+            far = scores[n, a1, b0, c] * (1 - wb) + scores[n, a1, b1, c] * wb
+            rows[n, c] = near * (1 - wa) + far * wa
+
+
+@_compiled
+def _best_in_row(rows, c0, c1, wc):  # type: ignore[no-untyped-def]
+    top, label = np.float32(-np.inf), 0
+    for n in range(rows.shape[0]):
+        score = rows[n, c0] * (1 - wc) + rows[n, c1] * wc
+        if score > top:
+            top, label = score, n
+    return label
+
+
+@_compiled
+def _linear_best_of_rows(scores, cells, matrix, out, begin, end):  # type: ignore[no-untyped-def]
+    """`linear_best` where rows of both grids are parallel: each is interpolated once for all its points."""
+    na, nb, nc = cells.shape
+    rows = np.empty((scores.shape[0], nc), np.float32)
+    below, above = np.zeros(out.shape[2], np.int64), np.zeros(out.shape[2], np.int64)
+    share, place = np.zeros(out.shape[2], np.float32), np.nan
+    first, last = 0, 0
+    for z in range(begin, end):
+        for y in range(out.shape[1]):
+            a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 3]
+            b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 3]
+            c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 3]
+            if _outside(a, na) or _outside(b, nb):
+                continue
+            if c != place:  # on most grids every row begins at the same place
+                place, first, last = c, out.shape[2], 0
+                for x in range(out.shape[2]):
+                    pc = c + matrix[2, 2] * x
+                    below[x], above[x], weight = _below(pc, nc)
+                    share[x] = np.float32(weight)
+                    if not _outside(pc, nc):
+                        first, last = min(first, x), x + 1
+            a0, a1, wa = _below(a, na)
+            b0, b1, wb = _below(b, nb)
+            labels, has_rows = cells[a0, b0], False
+            for x in range(first, last):
+                label = labels[below[x]]
+                if label == MIXED:
+                    if not has_rows:
+                        fa, fb = np.float32(wa), np.float32(wb)
+                        _rows_between(scores, a0, a1, fa, b0, b1, fb, rows)
+                        has_rows = True
+                    label = _best_in_row(rows, below[x], above[x], share[x])
+                out[z, y, x] = label
+
+
+@_compiled
 def linear_best(scores, cells, matrix, out, begin, end):  # type: ignore[no-untyped-def]
     """`out[begin:end]`: which of `scores`, `(n, a, b, c)`, is largest after trilinear interpolation.
 
@@ -152,28 +209,21 @@ def linear_best(scores, cells, matrix, out, begin, end):  # type: ignore[no-unty
     point between them has the same argmax, since interpolation keeps the order of two channels that all
     neighbours agree on; only the other points are interpolated.
     """
+    if matrix[0, 2] == 0.0 and matrix[1, 2] == 0.0:
+        _linear_best_of_rows(scores, cells, matrix, out, begin, end)
+        return
     na, nb, nc = cells.shape
-    upright = matrix[0, 2] == 0.0 and matrix[1, 2] == 0.0
     for z in range(begin, end):
         for y in range(out.shape[1]):
-            a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 3]
-            b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 3]
-            c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 3]
-            if upright and (_outside(a, na) or _outside(b, nb)):
-                continue
-            a0, a1, wa = _below(a, na)
-            b0, b1, wb = _below(b, nb)
             for x in range(out.shape[2]):
-                if not upright:
-                    pa, pb = a + matrix[0, 2] * x, b + matrix[1, 2] * x
-                    if _outside(pa, na) or _outside(pb, nb):
-                        continue
-                    a0, a1, wa = _below(pa, na)
-                    b0, b1, wb = _below(pb, nb)
-                pc = c + matrix[2, 2] * x
-                if _outside(pc, nc):
+                a = matrix[0, 0] * z + matrix[0, 1] * y + matrix[0, 2] * x + matrix[0, 3]
+                b = matrix[1, 0] * z + matrix[1, 1] * y + matrix[1, 2] * x + matrix[1, 3]
+                c = matrix[2, 0] * z + matrix[2, 1] * y + matrix[2, 2] * x + matrix[2, 3]
+                if _outside(a, na) or _outside(b, nb) or _outside(c, nc):
                     continue
-                c0, c1, wc = _below(pc, nc)
+                a0, a1, wa = _below(a, na)
+                b0, b1, wb = _below(b, nb)
+                c0, c1, wc = _below(c, nc)
                 label = cells[a0, b0, c0]
                 if label == MIXED:
                     label = _best_between(scores, a0, a1, wa, b0, b1, wb, c0, c1, wc)

@@ -223,8 +223,7 @@ def _largest_components(values: torch.Tensor, step: Any) -> torch.Tensor:
     """Keep the largest component of each label (or of all labels together), as one pass of cc3d."""
     keep = getattr(step, "converter", step)
     labels = values[0].to(torch.uint8).cpu().numpy()
-    present = [int(label) for label in np.unique(labels) if label]
-    wanted = [label for label in keep.applied_labels or present if label in present]
+    wanted = list(keep.applied_labels or [int(label) for label in np.unique(labels) if label])
     neighbours = _NEIGHBOURS[keep.connectivity] if labels.ndim == 3 else (
         4 if keep.connectivity == 1 else 8
     )  # fmt: skip

@@ -217,7 +217,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _scores_fit(bundle: LoadedBundle, prepared: torch.Tensor) -> bool:
     classes = 1 + max(segment.value for segment in bundle.description.segments)
-    needed = 4 * classes * int(np.prod(prepared.shape[1:]))
+    needed = 2 * 4 * classes * int(np.prod(prepared.shape[1:]))  # once more in the source's order
     return needed <= SHARE_OF_MEMORY * float(psutil.virtual_memory().available)
 
 

@@ -9,6 +9,7 @@ The network's own output tensor is never written to.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,9 @@ from monai.data.utils import compute_importance_map
 from torch.nn import functional
 
 from dicom_node.errors import ModelFailed
+
+SHARE_FOR_ACCUMULATOR = 0.4
+"""Of a GPU's free memory; the rest is for what the network makes of its windows."""
 
 Network = Callable[[torch.Tensor], Any]
 Reduce = Callable[[torch.Tensor], torch.Tensor]
@@ -79,6 +83,7 @@ def slide(
     spatial = tuple(image.shape[1:])
     size = tuple(want if want > 0 else have for want, have in zip(plan.size, spatial, strict=True))
     padded, crop = _pad(image, size, plan)
+    padded = padded.contiguous()  # windows are cut from rows, not across them
     starts = [
         _starts(length, window, overlap)
         for length, window, overlap in zip(padded.shape[1:], size, plan.overlap, strict=True)
@@ -92,6 +97,22 @@ def slide(
     kept = [(slab.contiguous() if reduce is None else reduce(slab[inside])).cpu() for slab in slabs]
     whole = kept[0] if len(kept) == 1 else torch.cat(kept, dim=1)
     return whole[:, crop[0]] if reduce is not None else whole[(slice(None), *crop)]
+
+
+def accumulator_device(
+    device: torch.device, needed: int, free: Callable[[torch.device], int] | None = None
+) -> torch.device:
+    """Where blended output is kept: on the network's device, or in the host's memory where it is short.
+
+    Args:
+        device: the network's.
+        needed: bytes.
+        free: bytes that a GPU has left; default: what its driver says.
+    """
+    if device.type != "cuda":
+        return device
+    left = free(device) if free is not None else int(torch.cuda.mem_get_info(device)[0])
+    return device if needed <= SHARE_FOR_ACCUMULATOR * left else torch.device("cpu")
 
 
 def check_finite(values: torch.Tensor) -> None:
@@ -125,7 +146,11 @@ def _slabs(
                     f"the network gives windows of {tuple(output.shape[2:])} for {tuple(windows.shape[2:])}"
                 )
             if total is None:
-                total = torch.zeros((output.shape[1], *count.shape), device=device)
+                held = (output.shape[1], *count.shape)
+                where = accumulator_device(device, 4 * (math.prod(held) + 2 * count.numel()))
+                total = torch.zeros(held, device=where)
+                count, weight = count.to(where), weight.to(where)
+            output = output.to(total.device)
             for at, one in zip(some, output, strict=True):
                 there = (slice(None), slice(None), *_window(at, size)[2:])
                 total[there].addcmul_(one, weight)

@@ -24,6 +24,7 @@ from tests.builders.bundles import (
     threshold_weights,
     write_bundle,
 )
+from tests.builders.volumes import asymmetric_block, volume
 
 CPU = torch.device("cpu")
 
@@ -214,6 +215,16 @@ def test_models_stay_warm_until_they_take_too_much(tmp_path: Path) -> None:
     assert engine.load(a, a.digest) is first
     engine.load(c, c.digest)
     assert engine.warm == ("model_a", "model_c")
+
+
+def test_two_models_alternate_without_being_loaded_again(tmp_path: Path) -> None:
+    a, b = (write_bundle(tmp_path / name) for name in ("model_a", "model_b"))
+    engine = LocalEngine(InferSettings(device="cpu"))
+    first = {one.name: engine.load(one, one.digest).network for one in (a, b)}
+    image = volume(asymmetric_block((8, 9, 10)))
+    for model in (a, b, a, b):
+        assert engine.predict(model, image, model.digest) is not None
+        assert engine.load(model, model.digest).network is first[model.name]
 
 
 SCRIPTS = {

@@ -239,6 +239,17 @@ def test_running_out_of_memory_is_answered_once_with_smaller_windows(
     assert np.array_equal(found.labels, wanted.labels)
 
 
+def test_many_classes_are_blended_in_the_hosts_memory_where_a_gpu_is_short_of_it() -> None:
+    gpu, gib = torch.device("cuda", 0), 2**30
+
+    def free(device: torch.device) -> int:
+        return 8 * gib
+
+    assert windows.accumulator_device(gpu, 3 * gib, free) == gpu
+    assert windows.accumulator_device(gpu, 5 * gib, free).type == "cpu"
+    assert windows.accumulator_device(torch.device("cpu"), 99 * gib).type == "cpu"
+
+
 def test_a_constant_image_is_not_applicable(tmp_path: Path) -> None:
     description = write_bundle(tmp_path / "model_a")
     with pytest.raises(NotApplicable, match="every value of the image is the same"):
