@@ -159,7 +159,9 @@ def test_a_refused_rule_is_found_before_any_listener_sees_it(running: Node) -> N
 
 def test_an_admin_reloads_from_the_page_and_sees_why_not(running: Node) -> None:
     assert running.address.page
-    given = (running.settings.data_dir / "first-password").read_text().strip()
+    first_password = running.settings.data_dir / "first-password"
+    until(first_password.is_file)  # the page's process writes it in its own time
+    given = first_password.read_text().strip()
     with httpx.Client(base_url=running.address.page, timeout=30) as client:
         client.post("/login", data={"name": "admin", "password": given})
         csrf = re.search(r'name="csrf" value="(\w+)"', client.get("/password").text)
