@@ -150,7 +150,8 @@ def serve(settings: Settings, config: Path | None) -> None:
         node = RunningNode(os.getpid(), settings.receive.ae_title, host, port, page)
         (settings.data_dir / "node.json").write_text(json.dumps(asdict(node)))
         children = [
-            _Child(Role.RECEIVE, n, metrics, listener) for n in range(settings.receive.processes)
+            _Child(Role.RECEIVE, n, metrics, listener)
+            for n in range(settings.receive.effective_processes)
         ]
         children += [_Child(role, 0, metrics) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
         if page_listener:

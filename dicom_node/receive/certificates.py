@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -41,18 +42,36 @@ def make_test_certificates(folder: Path, names: tuple[str, ...]) -> dict[str, Ce
     Raises:
         ConfigurationError: a name cannot be one, or a file exists already.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name("dicom-node test authority")
-    usage = _key_usage(signs_certificates=True)
-    ca = (
-        _builder(ca_name, ca_name, ca_key.public_key(), ca_key.public_key())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    _write(folder / "ca.pem", ca.public_bytes(serialization.Encoding.PEM), 0o644)
-    return {name: _one(folder, name, ca, ca_key) for name in names}
+    authority = Authority.make(folder)
+    return {name: authority.issue(name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """An authority of a folder, and its key, as long as this object lives."""
+
+    folder: Path
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def make(cls, folder: Path) -> Self:
+        """A new one, its certificate in `ca.pem`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("dicom-node test authority")
+        certificate = (
+            _builder(name, name, key.public_key(), key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_key_usage(signs_certificates=True), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        _write(folder / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+        return cls(folder, certificate, key)
+
+    def issue(self, name: str) -> CertificateFiles:
+        """Sign a certificate with this name."""
+        return _one(self.folder, name, self.certificate, self.key)
 
 
 def _one(

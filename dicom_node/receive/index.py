@@ -31,7 +31,7 @@ log = get_logger(__name__)
 
 QUIET_SECONDS = 0.1
 BATCH_SECONDS = 2.0
-BATCH_SIZE = 1000
+BATCH_SIZE = 200
 HASH_ASIDE = 64 << 10
 """Data sets that are shorter are hashed in less time than it takes to wake a thread."""
 QUEUE_LIMIT = 20_000

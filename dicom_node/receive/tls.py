@@ -5,6 +5,7 @@ authenticated encryption, or 1.3, and nothing older.
 """
 
 import ssl
+from pathlib import Path
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.settings import TlsSettings
@@ -46,7 +47,20 @@ def server_context(settings: TlsSettings) -> ssl.SSLContext:
         raise ConfigurationError(
             f"receive.tls.ca: {settings.ca} cannot be used ({error})"
         ) from error
+    if settings.crl is not None:
+        _check_revocation(context, settings.crl)
     return context
+
+
+def _check_revocation(context: ssl.SSLContext, crl: Path) -> None:
+    lists = context.cert_store_stats()["crl"]
+    try:
+        context.load_verify_locations(crl)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigurationError(f"receive.tls.crl: {crl} cannot be used ({error})") from error
+    if context.cert_store_stats()["crl"] == lists:
+        raise ConfigurationError(f"receive.tls.crl: {crl} holds no list of revoked certificates")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
 def _no_password() -> str:

@@ -1,5 +1,6 @@
 """Settings of what comes in: the listener, who may send, when a series is complete."""
 
+import os
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -16,6 +17,11 @@ class TlsSettings(Section):
     require_client_certificate: bool = Field(
         True, description="Peers must show a certificate that an authority of `ca` signed."
     )
+    crl: Path | None = Field(
+        None,
+        description="PEM file with the authorities' lists of revoked certificates. With it, a peer's "
+        "certificate must be covered by a list that is in date, and not be on it; read anew on reload.",
+    )
 
 
 class ReceiveSettings(Section):
@@ -24,7 +30,12 @@ class ReceiveSettings(Section):
     ae_title: AETitle = Field("DICOM_NODE", description="The AE title that peers call.")
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(11112, description="The port to listen on; 0 takes a free one.")
-    processes: int = Field(1, ge=1, le=64, description="Receiver processes that share the port.")
+    processes: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Receiver processes that share the port; 0: one for each four cores, at most four.",
+    )
     max_associations: int = Field(
         100,
         ge=1,
@@ -56,6 +67,11 @@ class ReceiveSettings(Section):
         15.0, description="Seconds for a TLS handshake and the association request (ARTIM)."
     )
     tls: TlsSettings | None = Field(None, description="TLS on this listener; without it, none.")
+
+    @property
+    def effective_processes(self) -> int:
+        """`processes`, or what suits this machine: what receives leaves most cores to what computes."""
+        return self.processes or min(4, max(1, (os.cpu_count() or 1) // 4))
 
 
 class PeerSettings(Section):

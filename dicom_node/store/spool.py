@@ -191,6 +191,25 @@ class RecordWriter:
     the first page, which holds the header, and the last follow at the end.
     """
 
+    # thousands of them may wait for their rows
+    __slots__ = (
+        "_base",
+        "_crc",
+        "_descriptor",
+        "_digest",
+        "_digesting",
+        "_hash",
+        "_hashed",
+        "_head",
+        "_segment",
+        "_start",
+        "_summed",
+        "_used",
+        "_view",
+        "_written",
+        "length",
+    )
+
     def __init__(
         self, segment: SegmentWriter, descriptor: int, start: int, buffer: mmap.mmap
     ) -> None:
@@ -288,6 +307,7 @@ class RecordWriter:
                 self._hash.update(self._view[self._hashed : self._used])
                 self._view.release()
                 self._digest = self._hash.hexdigest()
+                del self._hash
             return self._digest
 
     def discard(self) -> None:

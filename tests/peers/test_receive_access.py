@@ -6,13 +6,16 @@ import ssl
 import struct
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from dicom_node.errors import ConfigurationError
-from dicom_node.receive.certificates import CertificateFiles, make_test_certificates
+from dicom_node.receive.certificates import Authority, CertificateFiles, make_test_certificates
 from dicom_node.receive.transport import Patience
 from tests.builders.raw_peer import CT, EXPLICIT, RawPeer, associate_rq, item
 from tests.receiving import Listening, listening
@@ -139,6 +142,42 @@ def test_tls_with_another_certificate_or_none(
     with RawPeer(secure.address) as plain:
         plain.send(associate_rq([(1, CT, (EXPLICIT,))]))
         assert plain.read_pdu()[0] != 2
+
+
+def _revoked(authority: Authority, certificates: list[CertificateFiles]) -> Path:
+    """A list of revoked certificates (RFC 5280 section 5), in date."""
+    now = datetime.now(UTC)
+    name, key = authority.certificate.subject, authority.key
+    builder = x509.CertificateRevocationListBuilder(name, now, now + timedelta(days=1))
+    builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
+    builder = builder.add_extension(issuer, critical=False)
+    for files in certificates:
+        serial = x509.load_pem_x509_certificate(files.certificate.read_bytes()).serial_number
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+        builder = builder.add_revoked_certificate(entry.build())
+    path = authority.folder / "revoked.pem"
+    crl = builder.sign(key, hashes.SHA256())
+    path.write_bytes(crl.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def test_a_revoked_certificate_opens_nothing(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "certificates")
+    files = {name: authority.issue(name) for name in ("localhost", "CT1", "CT2")}
+    tls = _tls(files, crl=_revoked(authority, [files["CT2"]]))
+    with listening(tmp_path, Patience(negotiation=3.0), tls=tls) as node:
+        with RawPeer(node.address, tls=_client(files, "CT1")) as peer:
+            peer.associate()
+            peer.release()
+        with (
+            pytest.raises((ssl.SSLError, AssertionError, ConnectionError)),
+            RawPeer(node.address, tls=_client(files, "CT2")) as peer,
+        ):
+            peer.associate()
+    tls["crl"] = tls["ca"]
+    with pytest.raises(ConfigurationError, match="no list"), listening(tmp_path / "b", tls=tls):
+        pass
 
 
 def test_tls_below_1_2_is_refused(
