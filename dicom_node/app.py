@@ -6,7 +6,6 @@ processes of a whole node are `supervisor`'s business.
 
 import json
 import os
-import random
 import signal
 import socket
 import threading
@@ -35,6 +34,8 @@ from dicom_node.store.bell import Bell
 from dicom_node.store.canary import CanaryLog
 from dicom_node.store.database import Engine, open_database, utc_now
 from dicom_node.store.deliveries import Outbox
+from dicom_node.store.duties import Duty
+from dicom_node.store.folders import Folders
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.metering import Metering
@@ -47,6 +48,7 @@ from dicom_node.store.workers import Workers
 from dicom_node.store.worklist import Worklist
 from dicom_node.upkeep.alarms import Alarms, Watch, channels_of
 from dicom_node.upkeep.audit import AuditCourier, sink_of
+from dicom_node.upkeep.hosts import if_held, our_folder, reach_of, share_token, while_held
 from dicom_node.upkeep.leases import LeaseWatch, take_back_from, worker_name
 from dicom_node.upkeep.retention import Sweeper
 from dicom_node.web.listen import bind, check_web
@@ -76,6 +78,7 @@ class Role(Enum):
     ASSEMBLE = "assemble"
     INFER = "infer"
     DELIVER = "deliver"
+    SHARE = "share"
     WEB = "web"
 
 
@@ -169,7 +172,9 @@ def run_role(
 def _receive(to: Stretch) -> None:
     from dicom_node.receive.scp import Receiver
 
-    receiver = Receiver(to.settings, Intake(to.engine), listen_socket=to.listen_socket)
+    here = our_folder(to.settings, to.engine, to.stop)
+    patient(Folders(to.engine), to.stop).adopt(here, to.settings.spool_dir)
+    receiver = Receiver(to.settings, Intake(to.engine, here), listen_socket=to.listen_socket)
     to.adoption.act = receiver.adopt
     receiver.start()
     to.stop.wait()
@@ -182,13 +187,16 @@ def _assemble(to: Stretch) -> None:
     leases = LeaseWatch(patient(JobQueue(engine), stop), settings.infer.lease_seconds)
     outbox = patient(AuditOutbox(engine), stop)
     audit = AuditCourier(outbox, sink_of(settings.audit, settings.data_dir))
-    sweeper = Sweeper(settings, patient(Retention(engine), stop))
+    sweeper = Sweeper(
+        settings, patient(Retention(engine, our_folder(settings, engine, stop)), stop)
+    )
     with (
+        Duty(engine, "audit", worker_name(os.getpid())) as duty,
         Bell(engine, "series", settings.assemble.poll_seconds) as bell,
         timers(
             (leases.sweep, LEASE_SWEEP_SECONDS),
             (sweeper.sweep, settings.retention.sweep_seconds),
-            (audit.send, AUDIT_SECONDS),
+            (if_held(duty, audit.send), AUDIT_SECONDS),
             (Tally(engine).compact, TALLY_SECONDS),
             *_alarms(settings, engine, stop),
         ),
@@ -254,7 +262,9 @@ def _infer(to: Stretch) -> None:
 
     settings, engine, stop = to.settings, to.engine, to.stop
     owner = worker_name(os.getpid())
-    queue = patient(JobQueue(engine), stop)
+    here = our_folder(settings, engine, stop)
+    queue = patient(JobQueue(engine, here), stop)
+    reach = reach_of(settings, engine, here, stop)
     device = choose_device(settings.infer.device)
     workers = patient(Workers(engine), stop)
 
@@ -266,7 +276,8 @@ def _infer(to: Stretch) -> None:
         Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell,
         timers((tell_device, DEVICE_SECONDS)),
     ):
-        Worker(settings, check(settings), queue, owner=owner, pause=bell.pause).run(stop)
+        models = check(settings)
+        Worker(settings, models, queue, owner=owner, pause=bell.pause, reach=reach).run(stop)
 
 
 def worker_died(settings: Settings, pid: int, code: int) -> None:
@@ -289,19 +300,36 @@ def _deliver(to: Stretch) -> None:
     from dicom_node.deliver.loop import Courier, listening_for_reports
 
     settings, engine, stop = to.settings, to.engine, to.stop
-    outbox = patient(Outbox(engine), stop)
+    here, we = our_folder(settings, engine, stop), worker_name(os.getpid())
+    outbox = patient(Outbox(engine, here), stop)
     outbox.abandon_unknown(settings.destination)
-    census = Census(settings, patient(Assembly(engine), stop))
     with ExitStack() as opened:
-        couriers = []
+        loops = []
         for name, destination in settings.destination.items():
+            # each host delivers what lies in its own folder; where several share one, one of them does
+            duty = opened.enter_context(Duty(engine, f"deliver {name} from {here}", we))
             bell = opened.enter_context(Bell(engine, "delivery", COURIER_LOOKS_SECONDS))
-            couriers.append(
-                Courier(name, destination, settings, outbox, random.Random(), bell.pause)
-            )
+            fenced = patient(Outbox(engine, here, duty.fence), stop)
+            pause = while_held(duty, bell.pause)
+            loops.append(Courier(name, destination, settings, fenced, pause=pause).run)
+        duty = opened.enter_context(Duty(engine, "census", we))
+        pause = while_held(duty, threading.Event.wait)
+        loops.append(Census(settings, patient(Assembly(engine), stop), pause=pause).run)
         opened.enter_context(listening_for_reports(settings, outbox))
         opened.enter_context(_canary(settings, engine, stop))
-        _run_together([*(courier.run for courier in couriers), census.run], stop)
+        _run_together(loops, stop)
+
+
+def _share(to: Stretch) -> None:
+    from dicom_node.receive import share
+
+    settings, number = to.settings, our_folder(to.settings, to.engine, to.stop)
+    with share.bind(settings.share) as listener:
+        address = share.address_of(settings.share, listener)
+        patient(Folders(to.engine), to.stop).register(number, socket.gethostname(), address)
+        log.info("serves its images", address=address)
+        token = share_token(to.engine, to.stop)
+        share.serve_segments(settings.spool_dir, token, settings.share, listener, to.stop)
 
 
 @contextmanager
@@ -346,6 +374,7 @@ _PARTS: dict[Role, Callable[[Stretch], None]] = {
     Role.ASSEMBLE: _assemble,
     Role.INFER: _infer,
     Role.DELIVER: _deliver,
+    Role.SHARE: _share,
     Role.WEB: _web,
 }
 

@@ -70,6 +70,13 @@ class DatabaseAway(OutOfResources):
     exit_code = ExitCode.UNREACHABLE
 
 
+class HostAway(NodeError):
+    """The host that has what is needed does not answer, or does not serve it."""
+
+    temporary = True
+    exit_code = ExitCode.UNREACHABLE
+
+
 class DataSetMismatch(NodeError):
     """The command and the data set disagree on SOP class or SOP instance."""
 

@@ -18,6 +18,7 @@ from dicom_node.settings import Settings
 from dicom_node.store.checking import problems
 from dicom_node.store.copying import TableCopy, copy_database
 from dicom_node.store.database import connect, open_database, schema_of, upgrade
+from dicom_node.store.folders import folder_id
 from dicom_node.store.operator import Operator
 from dicom_node.store.overview import Overview
 from dicom_node.store.retention import Retention
@@ -63,7 +64,8 @@ def database_problems(settings: Settings, *, content: bool) -> Iterator[str]:
     """What is wrong with the database, or between it and the files; see `store.checking`."""
     engine = connect(settings.effective_database_url)
     try:
-        yield from problems(engine, settings.spool_dir, content=content)
+        here = folder_id(settings.data_dir)
+        yield from problems(engine, settings.spool_dir, here, content=content)
     finally:
         engine.dispose()
 

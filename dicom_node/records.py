@@ -31,6 +31,8 @@ class SegmentAddress:
     """Name of the segment, relative to the spool; made by the node, never from what a peer sent."""
     offset: int
     length: int
+    folder: str = ""
+    """The number of the data folder that the segment lies in; empty where only one is known."""
 
 
 @dataclass(frozen=True, slots=True)

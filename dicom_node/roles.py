@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.25
 OWN = {
     Role.RECEIVE: {"receive", "peer"},
     Role.INFER: {
-        *("infer", "models_dir", "models", "destination", "route", "canary"),
+        *("infer", "models_dir", "models", "destination", "route", "canary", "share"),
         *("not_for_clinical_use", "institution_serial"),
     },
     Role.DELIVER: {"deliver", "destination", "peer", "receive", "canary"},

@@ -153,7 +153,10 @@ def serve(settings: Settings, config: Path | None) -> None:
             _Child(Role.RECEIVE, n, metrics, listener)
             for n in range(settings.receive.effective_processes)
         ]
-        children += [_Child(role, 0, metrics) for role in (Role.ASSEMBLE, Role.INFER, Role.DELIVER)]
+        children += [_Child(role, 0, metrics) for role in (Role.ASSEMBLE, Role.DELIVER)]
+        children += [_Child(Role.INFER, n, metrics) for n in range(settings.infer.processes)]
+        if settings.share.port is not None:
+            children.append(_Child(Role.SHARE, 0, metrics))
         if page_listener:
             children.append(_Child(Role.WEB, 0, metrics, page_listener))
         tell_findings(settings)

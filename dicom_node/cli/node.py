@@ -20,7 +20,8 @@ def serve(
     role: Annotated[
         str | None,
         typer.Option(
-            help="Run one role only: receive, assemble, infer, deliver or web.", show_default=False
+            help="Run one role only: receive, assemble, infer, deliver, share or web.",
+            show_default=False,
         ),
     ] = None,
     supervised: Annotated[bool, typer.Option(hidden=True)] = False,

@@ -33,9 +33,11 @@ class Census:
         settings: Settings,
         assembly: Assembly,
         clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._assembly = assembly
         self._clock = clock
+        self._pause = pause
         self._poll_seconds = settings.assemble.poll_seconds
         calling = settings.deliver.ae_title or settings.receive.ae_title
         self._addresses = {
@@ -48,7 +50,7 @@ class Census:
 
     def run(self, stop: threading.Event) -> None:
         """Ask until told to stop."""
-        while not stop.wait(self._poll_seconds):
+        while not self._pause(stop, self._poll_seconds):
             if self._addresses:
                 self.sweep()
 

@@ -19,7 +19,7 @@ from dicom_node.deliver import scu
 from dicom_node.deliver.commitment import reports
 from dicom_node.deliver.confirm import Confirmer, reported_to, wait_seconds
 from dicom_node.deliver.ways import way_to
-from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
+from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable, StaleLease
 from dicom_node.lifecycle import Verdict, judge_store_status
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.records import DueDelivery
@@ -55,8 +55,11 @@ class Courier:
     def run(self, stop: threading.Event) -> None:
         """Deliver until told to stop."""
         while not self._pause(stop, self._settings.poll_seconds):
-            self.deliver_due(stop.is_set)
-            self._confirmer.ask()
+            try:
+                self.deliver_due(stop.is_set)
+                self._confirmer.ask()
+            except StaleLease:
+                log.warning("another courier took over", destination=self._name)
 
     def deliver_due(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Try everything that is due, over one association where its contexts suffice."""

@@ -34,8 +34,8 @@ from dicom_node.records import (
     StoredInstance,
 )
 from dicom_node.settings import SegmentationEncoding, Settings
+from dicom_node.store.folders import Reach
 from dicom_node.store.jobs import JobQueue
-from dicom_node.store.spool import open_data_set
 
 log = get_logger(__name__)
 
@@ -59,6 +59,7 @@ class Worker:
         *,
         owner: str,
         pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
+        reach: Reach | None = None,
     ) -> None:
         """
         Args:
@@ -67,12 +68,14 @@ class Worker:
             queue: where jobs come from.
             owner: how leases are signed.
             pause: waits for `stop`, for so many seconds or for work, whichever comes first.
+            reach: how images are read that lie on other hosts; default: all lie here.
         """
         self._settings = settings
         self._models = models
         self._queue = queue
         self._owner = owner
         self._pause = pause
+        self._reach = reach or Reach(settings.spool_dir)
         self._engine = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
 
     def run(self, stop: threading.Event) -> None:
@@ -151,7 +154,7 @@ class Worker:
     def _opened(self, stored: StoredInstance) -> RawInstance:
         """The bytes of one instance, which must be those that were received."""
         try:
-            data = open_data_set(self._settings.spool_dir, stored.address)
+            data = self._reach.open(stored.address)
         except (OSError, ValueError) as error:
             raise ReadError("an instance of the series is no longer in the spool") from error
         if hashlib.sha256(data).hexdigest() != stored.sha256:

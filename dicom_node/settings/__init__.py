@@ -25,6 +25,7 @@ from dicom_node.settings.operate import (
     OidcSettings,
     WebSettings,
 )
+from dicom_node.settings.scale import ShareSettings
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -48,6 +49,7 @@ __all__ = [
     "RouteSettings",
     "SegmentationEncoding",
     "Settings",
+    "ShareSettings",
     "TlsSettings",
     "WebSettings",
     "load_settings",

@@ -11,6 +11,12 @@ from dicom_node.settings.kinds import AETitle, Port, Seconds, Section
 class InferSettings(Section):
     """The inference worker."""
 
+    processes: int = Field(
+        1,
+        ge=0,
+        le=256,
+        description="Inference workers on this host; 0 where others do that. One for each device.",
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, description="CPU threads for a model; 0 takes all cores.")
     cpu_engine: Literal["auto", "torch"] = Field(

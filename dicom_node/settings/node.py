@@ -16,6 +16,7 @@ from dicom_node.settings.flow import (
 )
 from dicom_node.settings.intake import AssembleSettings, PeerSettings, ReceiveSettings
 from dicom_node.settings.operate import AlertSettings, AuditSettings, LogSettings, WebSettings
+from dicom_node.settings.scale import ShareSettings
 
 ENVIRONMENT_PREFIX = "DICOM_NODE_"
 BUNDLED_MODELS = Path(__file__).resolve().parent.parent.parent / "ai_models"
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     route: tuple[RouteSettings, ...] = ()
     retention: RetentionSettings = RetentionSettings()
     canary: CanarySettings = CanarySettings()
+    share: ShareSettings = ShareSettings()
     web: WebSettings = WebSettings()
     audit: AuditSettings = AuditSettings()
     alerts: AlertSettings = AlertSettings()

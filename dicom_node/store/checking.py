@@ -18,12 +18,15 @@ from dicom_node.store.tables import association, delivery, instance, job, job_in
 WEAK_COMMITS = ("off", "local")
 
 
-def problems(engine: Engine, spool_dir: Path, *, content: bool = False) -> Iterator[str]:
+def problems(
+    engine: Engine, spool_dir: Path, folder_id: str = "", *, content: bool = False
+) -> Iterator[str]:
     """What is wrong, the worst first.
 
     Args:
         engine: the store, also of another schema than this program's.
         spool_dir: where the segments lie that this host can see.
+        folder_id: the data folder that they belong to; what lies in others is not looked for.
         content: also read every record and compare its hash, which takes as long as reading the spool.
     """
     found, wanted = schema_of(engine), head_schema()
@@ -32,8 +35,8 @@ def problems(engine: Engine, spool_dir: Path, *, content: bool = False) -> Itera
         return
     yield from _engine_problems(engine)
     yield from _broken_rules(engine)
-    yield from _missing_bytes(engine, spool_dir, content)
-    yield from _missing_results(engine)
+    yield from _missing_bytes(engine, spool_dir, folder_id, content)
+    yield from _missing_results(engine, folder_id)
 
 
 def _engine_problems(engine: Engine) -> Iterator[str]:
@@ -77,7 +80,7 @@ def _broken_rules(engine: Engine) -> Iterator[str]:
                 yield f"{count} {what}"
 
 
-def _missing_bytes(engine: Engine, spool_dir: Path, content: bool) -> Iterator[str]:
+def _missing_bytes(engine: Engine, spool_dir: Path, folder_id: str, content: bool) -> Iterator[str]:
     with reading(engine) as connection:
         ends = connection.execute(
             select(
@@ -85,7 +88,11 @@ def _missing_bytes(engine: Engine, spool_dir: Path, content: bool) -> Iterator[s
                 func.max(instance.c.offset + instance.c.length),
                 func.count(),
             )
-            .where(instance.c.state == InstanceState.RECEIVED)
+            .join(association, association.c.id == instance.c.association_id)
+            .where(
+                instance.c.state == InstanceState.RECEIVED,
+                association.c.folder_id.in_(("", folder_id)),
+            )
             .group_by(instance.c.segment)
         ).all()
         known = set(connection.execute(select(association.c.segment)).scalars())
@@ -118,14 +125,14 @@ def _changed_bytes(engine: Engine, path: Path) -> Iterator[str]:
         yield f"segment {path.name}: {len(changed)} instances are not what was received"
 
 
-def _missing_results(engine: Engine) -> Iterator[str]:
+def _missing_results(engine: Engine, folder_id: str) -> Iterator[str]:
     """Results that a destination still waits for; a delivered one may have been cleared away."""
     settled = (DeliveryState.CONFIRMED, DeliveryState.WITHDRAWN)
     with reading(engine) as connection:
         waited_for = connection.execute(
             select(result.c.path, delivery.c.destination)
             .join(delivery, delivery.c.result_id == result.c.id)
-            .where(delivery.c.state.not_in(settled))
+            .where(delivery.c.state.not_in(settled), result.c.folder_id.in_(("", folder_id)))
         ).all()
     missing: dict[str, int] = defaultdict(int)
     for row in waited_for:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, exists, or_, select, update
 
 from dicom_node.lifecycle import DeliveryState, SeriesState
 from dicom_node.records import DueDelivery
@@ -29,8 +29,23 @@ WAITING = (DeliveryState.PENDING, DeliveryState.RETRYING)
 class Outbox:
     """The courier's view of the store."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        folder_id: str | None = None,
+        fence: Callable[[Connection], None] = lambda _: None,
+    ) -> None:
+        """
+        Args:
+            engine: the store.
+            folder_id: deliver only results that lie in this data folder; None, wherever they lie.
+            fence: raises `StaleLease` in the transaction in which a try begins, where delivering is no
+                longer this process's duty. What a destination answered is written down all the same: it is
+                true, and moves are compare-and-set.
+        """
         self._engine = engine
+        self._ours = () if folder_id is None else (result.c.folder_id.in_(("", folder_id)),)
+        self._fence = fence
 
     def due(self, destination: str, longest_wait: float, limit: int = 200) -> list[DueDelivery]:
         """Deliveries to one destination that may be tried now, oldest first.
@@ -54,6 +69,7 @@ class Outbox:
             revision is WITHDRAWN here, in the same transaction.
         """
         with writing(self._engine) as connection:
+            self._fence(connection)
             row = connection.execute(
                 select(
                     delivery.c.state,
@@ -215,9 +231,12 @@ class Outbox:
         """-> DEAD for what is to go where the configuration names no destination any more."""
         with writing(self._engine) as connection:
             stranded = connection.execute(
-                select(delivery.c.id, delivery.c.state, delivery.c.destination).where(
+                select(delivery.c.id, delivery.c.state, delivery.c.destination)
+                .join(result, result.c.id == delivery.c.result_id)
+                .where(
                     delivery.c.state.in_((*WAITING, DeliveryState.SENT)),
                     delivery.c.destination.not_in(list(destinations)),
+                    *self._ours,
                 )
             ).all()
             return sum(
@@ -253,7 +272,7 @@ class Outbox:
                 .join(result, result.c.id == delivery.c.result_id)
                 .join(job, job.c.id == result.c.job_id)
                 .join(series, series.c.id == job.c.series_id)
-                .where(delivery.c.destination == destination, *conditions)
+                .where(delivery.c.destination == destination, *conditions, *self._ours)
                 .order_by(delivery.c.id)
                 .limit(limit)
             )

@@ -57,8 +57,14 @@ class OpenAssociation:
 class Intake:
     """Writes what receivers report. Safe to use from several threads and processes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, folder_id: str = "") -> None:
+        """
+        Args:
+            engine: the store.
+            folder_id: the data folder whose spool these receivers write; recovery touches no other.
+        """
         self._engine = engine
+        self._folder_id = folder_id
 
     def association_opened(
         self, association_id: str, peer: Peer, segment: str, opened_at: datetime
@@ -72,6 +78,7 @@ class Intake:
                     calling_ae=peer.calling_ae,
                     called_ae=peer.called_ae,
                     host=peer.host,
+                    folder_id=self._folder_id,
                     segment=segment,
                     indexed_to=0,
                     opened_at=opened_at,
@@ -122,11 +129,11 @@ class Intake:
             ring(connection, "series")
 
     def open_associations(self) -> list[OpenAssociation]:
-        """Associations without an ending, for recovery after a crash."""
+        """Associations of this folder without an ending, for recovery after a crash."""
         with reading(self._engine) as connection:
             rows = connection.execute(
                 select(association.c.id, association.c.segment, association.c.indexed_to).where(
-                    association.c.ending.is_(None)
+                    association.c.ending.is_(None), association.c.folder_id == self._folder_id
                 )
             )
             return [OpenAssociation(*row) for row in rows]

@@ -26,7 +26,16 @@ from dicom_node.records import (
 )
 from dicom_node.store.database import reading, utc_now, writing
 from dicom_node.store.dialect import insert_or_ignore, one_claim_at_a_time
-from dicom_node.store.tables import delivery, instance, job, job_input, job_series, result, series
+from dicom_node.store.tables import (
+    association,
+    delivery,
+    instance,
+    job,
+    job_input,
+    job_series,
+    result,
+    series,
+)
 from dicom_node.store.transitions import began, move
 
 FAIR_SHARE = 5
@@ -36,8 +45,14 @@ FAIR_SHARE = 5
 class JobQueue:
     """The queue as a worker and a watcher see it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, folder_id: str = "") -> None:
+        """
+        Args:
+            engine: the store.
+            folder_id: the data folder in which this process writes results.
+        """
         self._engine = engine
+        self._folder_id = folder_id
         self._claims = 0
 
     def claim(self, owner: str, limits: Mapping[str, int] | None = None) -> ClaimedJob | None:
@@ -209,7 +224,7 @@ class JobQueue:
             )
             for destination, objects in results.items():
                 for made in objects:
-                    _insert_result(connection, lease.job_id, destination, made)
+                    _insert_result(connection, lease.job_id, destination, made, self._folder_id)
 
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
@@ -293,14 +308,16 @@ def _frozen_input(connection: Connection, job_id: int) -> tuple[StoredInstance, 
             instance.c.sop_instance_uid,
             instance.c.transfer_syntax_uid,
             instance.c.series_uid,
+            association.c.folder_id,
         )
         .join(job_input, job_input.c.instance_id == instance.c.id)
+        .join(association, association.c.id == instance.c.association_id)
         .where(job_input.c.job_id == job_id)
         .order_by(instance.c.sop_instance_uid, instance.c.id)
     )
     return tuple(
-        StoredInstance(SegmentAddress(segment, offset, length), *rest)
-        for segment, offset, length, *rest in rows
+        StoredInstance(SegmentAddress(segment, offset, length, folder), *rest)
+        for segment, offset, length, *rest, folder in rows
     )
 
 
@@ -324,7 +341,7 @@ def _job_key(instances: Sequence[StoredInstance], row: Any) -> str:
 
 
 def _insert_result(
-    connection: Connection, job_id: int, destination: str, made: ResultObject
+    connection: Connection, job_id: int, destination: str, made: ResultObject, folder_id: str
 ) -> None:
     """One row for the object, however many destinations it has, and one delivery for this one."""
     connection.execute(
@@ -333,6 +350,7 @@ def _insert_result(
             kind=made.kind,
             description=made.description,
             path=str(made.path),
+            folder_id=folder_id,
             sha256=made.sha256,
             sop_class_uid=made.sop_class_uid,
             sop_instance_uid=made.sop_instance_uid,

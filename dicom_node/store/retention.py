@@ -36,8 +36,14 @@ class Purgeable:
 class Retention:
     """Questions and moves of whoever clears up."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, folder_id: str | None = None) -> None:
+        """
+        Args:
+            engine: the store.
+            folder_id: only series of which images lie in this data folder are purged for its sake.
+        """
         self._engine = engine
+        self._folder_id = folder_id
 
     def purgeable(self, before: datetime, limit: int = 1000) -> list[Purgeable]:
         """Series whose last instance came before a time and that nothing waits for, oldest first."""
@@ -46,6 +52,11 @@ class Retention:
             instance.c.study_uid == series.c.study_uid,
             instance.c.state == InstanceState.RECEIVED,
         )
+        if self._folder_id is not None:
+            kept = kept.where(
+                association.c.id == instance.c.association_id,
+                association.c.folder_id.in_(("", self._folder_id)),
+            )
         with reading(self._engine) as connection:
             rows = connection.execute(
                 select(series.c.study_uid, series.c.series_uid, series.c.last_received_at)
@@ -109,12 +120,22 @@ class Retention:
         return needless
 
     def claim_is_live(self, job_id: int, token: int) -> bool:
-        """Whether what a worker wrote under this claim is committed, or may still be."""
+        """Whether what a worker wrote under this claim is committed, or may still be, and not yet purged."""
         with reading(self._engine) as connection:
             row = connection.execute(
-                select(job.c.state, job.c.token).where(job.c.id == job_id)
+                select(job.c.state, job.c.token, series.c.study_uid, series.c.series_uid)
+                .join(series, series.c.id == job.c.series_id)
+                .where(job.c.id == job_id)
             ).first()
-            return row is not None and row.token == token and row.state is not JobState.CANCELLED
+            if row is None or row.token != token or row.state is JobState.CANCELLED:
+                return False
+            # another host may have purged the series; its results here go with it
+            members = (
+                instance.c.study_uid == row.study_uid,
+                instance.c.series_uid == row.series_uid,
+            )
+            kept = instance.c.state == InstanceState.RECEIVED
+            return bool(connection.execute(select(exists().where(*members, kept))).scalar())
 
 
 def _purgeable(

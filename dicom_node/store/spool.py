@@ -172,7 +172,7 @@ class SegmentWriter:
         try:
             os.fdatasync(self._descriptor)
             if self._end == BLOCK:
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except OSError as error:
             # after a failed sync nobody knows what the disk holds, also where it was only full
             self._failed = True
@@ -594,7 +594,8 @@ def _aligned(offset: int) -> int:
     return (offset + BLOCK - 1) // BLOCK * BLOCK
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

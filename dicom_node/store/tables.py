@@ -50,6 +50,24 @@ def _state(states: type) -> Enum:
     )
 
 
+folder = Table(
+    "folder",
+    metadata,
+    # a data folder, by the number that lies in it, and where others can read it
+    Column("id", String(36), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("address", String(255), nullable=False, server_default=""),
+)
+
+duty = Table(
+    "duty",
+    metadata,
+    # what only one process may do at a time; the token grows with every holder
+    Column("name", String(255), primary_key=True),
+    Column("token", Integer, nullable=False),
+    Column("holder", String(255), nullable=False),
+)
+
 association = Table(
     "association",
     metadata,
@@ -57,6 +75,7 @@ association = Table(
     Column("calling_ae", String(16), nullable=False),
     Column("called_ae", String(16), nullable=False),
     Column("host", String(64), nullable=False),
+    Column("folder_id", String(36), nullable=False, server_default=""),
     Column("segment", String(255), nullable=False),
     Column("indexed_to", BigInteger, nullable=False),
     Column("opened_at", When, nullable=False),
@@ -179,6 +198,7 @@ result = Table(
     Column("kind", String(32), nullable=False),
     Column("description", String(64), nullable=False),
     Column("path", Text, nullable=False),
+    Column("folder_id", String(36), nullable=False, server_default=""),
     Column("sha256", String(64), nullable=False),
     Column("sop_class_uid", Uid, nullable=False),
     Column("sop_instance_uid", Uid, nullable=False),

@@ -162,17 +162,19 @@ class Worklist:
             instance.c.sop_class_uid,
             instance.c.sop_instance_uid,
             instance.c.transfer_syntax_uid,
+            association.c.folder_id,
         )
         with reading(self._engine) as connection:
             rows = connection.execute(
                 select(*columns)
                 .join(job_input, job_input.c.instance_id == instance.c.id)
+                .join(association, association.c.id == instance.c.association_id)
                 .where(job_input.c.job_id == job_id, instance.c.state == InstanceState.RECEIVED)
                 .order_by(instance.c.sop_instance_uid)
             )
             return [
-                StoredInstance(SegmentAddress(segment, offset, length), *rest)
-                for segment, offset, length, *rest in rows
+                StoredInstance(SegmentAddress(segment, offset, length, folder), *rest)
+                for segment, offset, length, *rest, folder in rows
             ]
 
     def result(self, result_id: int) -> dict[str, Any] | None:
