@@ -54,6 +54,7 @@ from dicom_node.upkeep.retention import Sweeper
 from dicom_node.web.listen import bind, check_web
 
 if TYPE_CHECKING:
+    from dicom_node.infer.engine import Engine as InferenceEngine
     from dicom_node.web.parts import Parts, RouteVerdict
 
 log = get_logger(__name__)
@@ -265,7 +266,7 @@ def _infer(to: Stretch) -> None:
     here = our_folder(settings, engine, stop)
     queue = patient(JobQueue(engine, here), stop)
     reach = reach_of(settings, engine, here, stop)
-    device = choose_device(settings.infer.device)
+    device = choose_device("cpu" if settings.infer.engine == "ray" else settings.infer.device)
     workers = patient(Workers(engine), stop)
 
     def tell_device() -> None:
@@ -276,8 +277,26 @@ def _infer(to: Stretch) -> None:
         Bell(engine, "job", WORKER_LOOKS_SECONDS) as bell,
         timers((tell_device, DEVICE_SECONDS)),
     ):
-        models = check(settings)
-        Worker(settings, models, queue, owner=owner, pause=bell.pause, reach=reach).run(stop)
+        worker = Worker(
+            settings,
+            check(settings),
+            queue,
+            owner=owner,
+            pause=bell.pause,
+            reach=reach,
+            engine=_engine(settings),
+        )
+        worker.run(stop)
+
+
+def _engine(settings: Settings) -> "InferenceEngine":
+    from dicom_node.infer.cluster import RayEngine
+    from dicom_node.infer.engine import LocalEngine
+
+    compiled = settings.data_dir / "compiled"
+    if settings.infer.engine == "ray":
+        return RayEngine(settings.infer, compiled)
+    return LocalEngine(settings.infer, compiled_dir=compiled)
 
 
 def worker_died(settings: Settings, pid: int, code: int) -> None:

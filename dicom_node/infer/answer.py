@@ -18,7 +18,7 @@ from dicom_node.catalogue import ModelDescription
 from dicom_node.compose.context import ComposeContext, DicomFile
 from dicom_node.compose.registry import compose, compose_report_only
 from dicom_node.errors import NodeError, NotApplicable
-from dicom_node.infer.engine import LocalEngine
+from dicom_node.infer.engine import Engine
 from dicom_node.observe.logging import get_logger
 from dicom_node.read.elements import data_set, walk
 from dicom_node.read.header import read_header
@@ -49,7 +49,7 @@ class Answer:
 
 
 def answer(
-    engine: LocalEngine,
+    engine: Engine,
     description: ModelDescription,
     instances: Sequence[RawInstance],
     digest: str | None = None,
@@ -90,7 +90,7 @@ def _made_from(also: Sequence[Image]) -> tuple[str, ...]:
 
 
 def _predicted(
-    engine: LocalEngine,
+    engine: Engine,
     description: ModelDescription,
     image: Image,
     also: Sequence[Image],

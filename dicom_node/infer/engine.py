@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
@@ -24,6 +25,28 @@ from dicom_node.settings import InferSettings
 
 SHARE_FOR_WEIGHTS = 0.4
 """Of the device's memory; the rest is for images and what the networks make of them."""
+
+
+class Engine(Protocol):
+    """What a worker needs of an engine, wherever it runs models."""
+
+    def load(self, description: ModelDescription, digest: str | None = None) -> object:
+        """Have a model ready; errors as those of `LocalEngine`."""
+        ...
+
+    def predict(
+        self,
+        description: ModelDescription,
+        image: Image,
+        digest: str | None = None,
+        also: Sequence[Image] = (),
+    ) -> Prediction:
+        """Run a model on an image; errors as those of `LocalEngine`."""
+        ...
+
+    def accelerate(self) -> bool:
+        """Use a quiet moment; whether there was anything to do."""
+        ...
 
 
 class LocalEngine:

@@ -23,7 +23,7 @@ from dicom_node.compose.context import ComposeContext
 from dicom_node.compose.part10 import write
 from dicom_node.errors import DiskFull, ModelFailed, NodeError, ReadError, StaleLease
 from dicom_node.infer.answer import Answer, answer, composed, without_prediction
-from dicom_node.infer.engine import LocalEngine
+from dicom_node.infer.engine import Engine, LocalEngine
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.records import (
     ClaimedJob,
@@ -60,6 +60,7 @@ class Worker:
         owner: str,
         pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
         reach: Reach | None = None,
+        engine: Engine | None = None,
     ) -> None:
         """
         Args:
@@ -69,6 +70,7 @@ class Worker:
             owner: how leases are signed.
             pause: waits for `stop`, for so many seconds or for work, whichever comes first.
             reach: how images are read that lie on other hosts; default: all lie here.
+            engine: what runs the models; default: this machine's device.
         """
         self._settings = settings
         self._models = models
@@ -76,7 +78,9 @@ class Worker:
         self._owner = owner
         self._pause = pause
         self._reach = reach or Reach(settings.spool_dir)
-        self._engine = LocalEngine(settings.infer, compiled_dir=settings.data_dir / "compiled")
+        self._engine = engine or LocalEngine(
+            settings.infer, compiled_dir=settings.data_dir / "compiled"
+        )
 
     def run(self, stop: threading.Event) -> None:
         """Claim and answer jobs until `stop` is set."""

@@ -25,7 +25,7 @@ from dicom_node.settings.operate import (
     OidcSettings,
     WebSettings,
 )
-from dicom_node.settings.scale import ShareSettings
+from dicom_node.settings.scale import RaySettings, ShareSettings
 
 __all__ = [
     "BUNDLED_MODELS",
@@ -41,6 +41,7 @@ __all__ = [
     "LogSettings",
     "OidcSettings",
     "PeerSettings",
+    "RaySettings",
     "ReceiveSettings",
     "ResultKind",
     "RetentionSettings",

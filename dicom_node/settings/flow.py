@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicom_node.settings.kinds import AETitle, Port, Seconds, Section
+from dicom_node.settings.scale import RaySettings
 
 
 class InferSettings(Section):
@@ -17,6 +18,10 @@ class InferSettings(Section):
         le=256,
         description="Inference workers on this host; 0 where others do that. One for each device.",
     )
+    engine: Literal["local", "ray"] = Field(
+        "local", description="Run models on this machine's device, or in a Ray cluster."
+    )
+    ray: RaySettings = RaySettings()
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: int = Field(0, ge=0, description="CPU threads for a model; 0 takes all cores.")
     cpu_engine: Literal["auto", "torch"] = Field(

@@ -5,6 +5,26 @@ from pydantic import Field, model_validator
 from dicom_node.settings.intake import TlsSettings
 from dicom_node.settings.kinds import Port, Seconds, Section
 
+
+class RaySettings(Section):
+    """With `engine = "ray"`: where the cluster is, and what an inference actor takes of it."""
+
+    address: str = Field(
+        "auto", description="host:port of the cluster's head, or auto: the one that runs here."
+    )
+    gpus: float = Field(
+        1.0, ge=0, description="GPUs for an actor; 0.25 lets four share one, 0 computes on CPUs."
+    )
+    cpus: float = Field(1.0, ge=0, description="CPUs for an actor.")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Further resources that an actor asks of a Ray node."
+    )
+    start_seconds: Seconds = Field(
+        600.0,
+        description="How long an actor may wait for room: a cluster that grows takes minutes.",
+    )
+
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -123,8 +124,20 @@ def test_a_study_over_two_receivers_becomes_one_job_where_half_of_it_is_not_seen
     assert all(
         one["path"].startswith(str(hosts.second.settings.data_dir)) for one in job["results"]
     )
+    assert sent_twice(hosts) == []
     # what only one may do has one holder
     assert len(hosts.rows(select(duty.c.name).where(duty.c.name == "census"))) == 1
+
+
+def sent_twice(hosts: Hosts) -> list[object]:
+    """Deliveries that a PACS took more than once; there are some that it took."""
+    moves = hosts.rows(
+        select(transition.c.entity_id).where(
+            transition.c.entity == "delivery", transition.c.new == "SENT"
+        )
+    )
+    assert moves
+    return [one for one, times in Counter(moves).items() if times > 1]
 
 
 def kill_receiver(of: Node) -> None:
@@ -187,12 +200,4 @@ def test_a_receiver_lost_with_its_association_open_loses_nothing_and_its_neighbo
     )
     assert {str(dcmread(path).SOPInstanceUID) for path in files[:3]} <= set(acknowledged)
     assert Ending.LOST in hosts.rows(select(association.c.ending))
-
-
-def test_nothing_was_delivered_twice(hosts: Hosts) -> None:
-    moves = hosts.rows(
-        select(transition.c.entity_id).where(
-            transition.c.entity == "delivery", transition.c.new == "SENT"
-        )
-    )
-    assert len(moves) == len(set(moves)) > 0
+    assert sent_twice(hosts) == []
