@@ -9,7 +9,7 @@ PACS ?= folder
 DICOM ?=
 WORKERS ?= 2
 
-.PHONY: help demo run test lint check soak format lock clean
+.PHONY: help demo run test lint check soak site format lock clean
 .DEFAULT_GOAL := help
 
 help: ## Say what there is
@@ -37,6 +37,9 @@ check: lint ## What to run before a commit: lint and the fast tests
 soak: $(INSTALLED) ## The faults of the tests, many more of them (hours)
 	DICOM_NODE_SOAK_KILLS=1000 DICOM_NODE_SOAK_CASES=1000000 DICOM_NODE_SOAK=1 \
 		$(BIN)/python -m pytest -q --timeout=0 tests/fuzz tests/black_box tests/store tests/peers
+
+site: $(INSTALLED) ## Build the documentation as a site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: $(INSTALLED) ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix --quiet .

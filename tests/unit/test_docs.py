@@ -1,6 +1,9 @@
 """The documentation says what the code does."""
 
 import importlib.util
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -25,6 +28,29 @@ def test_the_references_are_up_to_date() -> None:
 def test_the_example_configuration_can_be_used() -> None:
     settings = load_settings(ROOT / "deploy" / "example.toml")
     assert set(check(settings)) >= {route.models[0] for route in settings.route}
+
+
+def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "operations" / "runbook.html").exists()
+    linked = re.findall(
+        r'href="(0\d{3}[^"]+)"', (tmp_path / "decisions" / "index.html").read_text()
+    )
+    assert len(set(linked)) >= len(list((ROOT / "docs" / "decisions").glob("*.md")))
+    for page in tmp_path.rglob("*.html"):
+        fetched = re.findall(
+            r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png))"', page.read_text()
+        )
+        assert not fetched, f"{page.name} loads {fetched}"
+
+
+def test_the_links_of_the_repository_lead_somewhere() -> None:
+    """Where most people read them: Markdown files as they lie."""
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")):
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), (page.name, target)
 
 
 def test_every_dependency_is_pinned() -> None:
