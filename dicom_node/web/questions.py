@@ -3,24 +3,19 @@
 What comes in: the page's parts. What goes out: views. Reads only.
 """
 
-import io
 import shutil
 from datetime import datetime
 from typing import Any
 
-import pydicom
-from pydicom.errors import InvalidDicomError
-
-from dicom_node.errors import CannotUnderstand, NodeError
+from dicom_node.errors import CannotUnderstand, NodeError, ReadError
+from dicom_node.read.elements import DEFLATED
 from dicom_node.read.header import read_header
+from dicom_node.read.part10 import raw_file
 from dicom_node.settings import RouteMatch
 from dicom_node.store.worklist import Shown
 from dicom_node.web.parts import Parts
 from dicom_node.web.state import TONES_OF_STATES
 from dicom_node.web.views import View
-
-DEFLATED = b"1.2.840.10008.1.2.1.99"
-PREAMBLE, GROUP_LENGTH_ELEMENT = 132, 12
 
 
 class SenderView(View):
@@ -317,17 +312,14 @@ def try_routes(parts: Parts, content: bytes, calling_ae: str, instances: int) ->
 
 
 def _data_set(content: bytes) -> tuple[memoryview, str]:
-    """A Part 10 file's data set (PS3.10 7.1), and its transfer syntax."""
-    if DEFLATED in content[:2048]:  # would unfold to anything
-        raise CannotUnderstand("files with the deflated transfer syntax are not taken")
+    """A Part 10 file's data set, and its transfer syntax."""
     try:
-        meta = pydicom.dcmread(io.BytesIO(content[: 2**16]), stop_before_pixels=True).file_meta
-        length = int(meta.FileMetaInformationGroupLength)
-        syntax = str(meta.TransferSyntaxUID)
-    except (InvalidDicomError, AttributeError, ValueError, TypeError, EOFError, OSError) as error:
+        raw = raw_file(content)
+    except ReadError as error:
         raise CannotUnderstand("this is no DICOM file (PS3.10)") from error
-    start = PREAMBLE + GROUP_LENGTH_ELEMENT + length
-    return memoryview(content)[start:], syntax
+    if raw.transfer_syntax_uid == DEFLATED:  # would unfold to anything
+        raise CannotUnderstand("files with the deflated transfer syntax are not taken")
+    return memoryview(raw.data), raw.transfer_syntax_uid
 
 
 def echo(parts: Parts, name: str) -> EchoView:

@@ -10,6 +10,7 @@ import PIL.Image
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
 
 from dicom_node.compose.show import (
     label_map,
@@ -21,6 +22,7 @@ from dicom_node.compose.show import (
     segments_of,
 )
 from dicom_node.errors import ReadError
+from dicom_node.read.part10 import raw_file, raw_instance
 from dicom_node.read.structures import referenced_images, regions
 from dicom_node.read.volume import read_image, read_referenced
 from dicom_node.records import RawInstance, SourceFrame, Volume
@@ -244,3 +246,29 @@ def test_a_seg_of_others_is_drawn(shared: Path, tmp_path: Path) -> None:
     (path,) = (home / "seg").glob("*.seg")
     overlay_png(volume(home / "image"), pydicom.dcmread(path), tmp_path / "o.png", height=200)
     assert (tmp_path / "o.png").stat().st_size > 1000
+
+
+def test_a_file_is_taken_apart_where_its_own_head_says(shared: Path) -> None:
+    """The same as pydicom's reader, for every real file; what it refuses is refused in a sentence."""
+    from pydicom.filereader import read_file_meta_info
+
+    taken = 0
+    for path in sorted((shared / "interop").rglob("*.dcm")):
+        try:
+            meta = read_file_meta_info(path)
+            start = 144 + int(meta.FileMetaInformationGroupLength)
+            wanted = (
+                meta.TransferSyntaxUID,
+                meta.MediaStorageSOPClassUID,
+                path.read_bytes()[start:],
+            )
+        except (AttributeError, ValueError, InvalidDicomError):
+            with pytest.raises(ReadError, match=path.name):
+                raw_instance(path)
+            continue
+        raw = raw_instance(path)
+        assert (raw.transfer_syntax_uid, raw.sop_class_uid, raw.data) == wanted, path.name
+        taken += 1
+    assert taken > 150
+    with pytest.raises(ReadError):
+        raw_file(b"\0" * 128 + b"DICM\2\0\0\0UL\4\0\xff\xff\xff\xff")
