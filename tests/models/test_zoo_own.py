@@ -1,6 +1,8 @@
 """The models that the project ships: each is loaded by the runner, and answers as MONAI itself would."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +59,26 @@ def test_labels_are_those_of_monais_own_pipeline(name: str) -> None:
     ours = run(load_bundle(catalogue(BUNDLED_MODELS)[name], CPU), image)
     assert isinstance(ours, Segmentation)
     assert (ours.labels == theirs).mean() > 0.999
+
+
+def test_metadata_says_what_every_bundle_of_the_zoo_says(shared: Path) -> None:
+    """`monai.bundle verify_metadata` fetches its schema from the network; the zoo's own bundles passed it."""
+    zoo = [json.loads(path.read_text()) for path in shared.glob("zoo/*/configs/metadata.json")]
+    wanted = set.intersection(*(set(one) for one in zoo)) - {"schema"}
+    parts = {
+        side: [part for one in zoo for part in _parts(one, side)] for side in ("inputs", "outputs")
+    }
+    for name in SHIPPED:
+        own = json.loads((BUNDLED_MODELS / name / "configs/metadata.json").read_text())
+        assert wanted <= set(own), name
+        for side, theirs in parts.items():
+            fields = set.intersection(*(set(part) for part in theirs))
+            assert _parts(own, side), name
+            assert all(fields <= set(part) for part in _parts(own, side)), (name, side)
+
+
+def _parts(metadata: Any, side: str) -> list[Any]:
+    return list(metadata.get("network_data_format", {}).get(side, {}).values())
 
 
 def test_no_shipped_model_needs_a_file_outside_its_folder() -> None:

@@ -91,10 +91,11 @@ def pixel_results(source: Volume, folder: Path) -> list[ResultObject]:
     heat[2:4, 5:9, 6:12] = 0.9
     denoising = models.context(models.model(folder, "denoising"), job_key="denoising")
     classifying = models.context(models.model(folder, "classification"), job_key="classes")
-    outlining = models.context(models.model(folder), kinds=frozenset({"secondary_capture"}))
+    wanted = frozenset({"secondary_capture", "uncertainty"})
+    outlining = models.context(models.model(folder), kinds=wanted)
     files = compose(denoising, source, Denoised(source.array + 5))
     files += compose(classifying, source, Classification({0: 0.2, 1: 0.8}, heatmaps={1: heat}))
-    files += compose(outlining, source, Segmentation(images.labels(SHAPE)))
+    files += compose(outlining, source, Segmentation(images.labels(SHAPE), heat))
     return write(files, folder / "pixels")
 
 
@@ -108,7 +109,8 @@ def test_dciodvfy_finds_no_error_in_images(name: str, tmp_path: Path) -> None:
     # a denoised instance repeats what its source says, so only what is new counts
     known = set(errors(given))
     results = pixel_results(source, tmp_path)
-    assert {result.kind for result in results} == {"denoised", "heatmap", "secondary_capture", "sr"}
+    kinds = {"denoised", "heatmap", "secondary_capture", "sr", "uncertainty"}
+    assert {result.kind for result in results} == kinds
     found = {result.path.name: set(errors(result.path)) - known for result in results}
     assert {name: said for name, said in found.items() if said} == {}
 
