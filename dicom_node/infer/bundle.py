@@ -212,6 +212,8 @@ def _transforms(
 ) -> tuple[Any, ...]:
     if key not in config and key == "postprocessing":
         return ()
+    if key not in config:
+        raise BundleRefused(f"{file}: {key}: is missing, so the bundle takes no image")
     made = resolver.resolve(key)
     transforms = getattr(made, "transforms", made)
     if not isinstance(transforms, list | tuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dicom_node.errors import BundleRefused
-from dicom_node.infer.bundle import load_bundle
+from dicom_node.infer.bundle import INFERENCE, load_bundle
 from dicom_node.infer.runner import run
 from dicom_node.infer.weights import torch
 from dicom_node.records import Classification, Image, Segmentation
@@ -30,6 +30,14 @@ def image_of(name: str, seed: int = 0) -> Image:
 
 def test_the_table_names_every_bundle_of_the_zoo(zoo: Path) -> None:
     assert {path.name for path in zoo.iterdir() if path.is_dir()} == set(ZOO)
+
+
+@pytest.mark.parametrize("name", sorted(set(ZOO) - set(RUN)))
+def test_what_is_refused_needs_code_of_its_own_or_takes_no_image(name: str, zoo: Path) -> None:
+    file = next(zoo / name / part for part in INFERENCE if (zoo / name / part).exists())
+    text = file.read_text()
+    takes_no_image = not any(part in text for part in ('"preprocessing"', "preprocessing:"))
+    assert "scripts." in text or takes_no_image
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -59,7 +59,7 @@ ZOO: Mapping[str, Zoo] = {
     "endoscopic_tool_segmentation": Zoo(dimensions=2, shape=(60, 50)),
     "lung_nodule_ct_detection": Zoo(refused="RetinaNet is not on the list"),
     "maisi_ct_generative": Zoo(refused="network_def: is missing"),
-    "mednist_gan": Zoo(refused="preprocessing: is missing"),
+    "mednist_gan": Zoo(refused="preprocessing: is missing, so the bundle takes no image"),
     "mednist_reg": Zoo(refused=f"scripts.net.RegResNet {SCRIPT}"),
     "multi_organ_segmentation": Zoo(changes=_SMALL),
     "pancreas_ct_dints_segmentation": Zoo(changes=_SMALL),
