@@ -306,6 +306,8 @@ class ReportRow:
     depth: int
     name: str
     value: str
+    person: bool = False
+    """Whether the value is a person's name."""
 
 
 def report_rows(report: Dataset) -> list[ReportRow]:
@@ -314,7 +316,8 @@ def report_rows(report: Dataset) -> list[ReportRow]:
 
 
 def _rows(item: Dataset, depth: int) -> Iterator[ReportRow]:
-    yield ReportRow(depth, _meaning(item, "ConceptNameCodeSequence"), _value_of(item))
+    person = str(item.get("ValueType", "")) == "PNAME"
+    yield ReportRow(depth, _meaning(item, "ConceptNameCodeSequence"), _value_of(item), person)
     for child in item.get("ContentSequence") or []:
         yield from _rows(child, depth + 1)
 

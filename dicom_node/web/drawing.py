@@ -15,9 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 
 from dicom_node.compose.picture import windowed
-from dicom_node.compose.show import label_map, referenced_frames, segments_of, window_of
+from dicom_node.compose.show import (
+    label_map,
+    referenced_frames,
+    report_rows,
+    segments_of,
+    window_of,
+)
 from dicom_node.errors import ReadError
 from dicom_node.read.volume import read_referenced
 from dicom_node.records import RawInstance, StoredInstance, Volume
@@ -89,6 +96,19 @@ def labels(wanted: Wanted, z: int) -> bytes:
     return _png(found[z])
 
 
+def report(wanted: Wanted) -> list[tuple[int, str, str, bool]]:
+    """A structured report as rows: depth, name, value, whether it names a person.
+
+    Raises:
+        ReadError: it is none, or cannot be read.
+    """
+    try:
+        made = dcmread(wanted.path)
+        return [(one.depth, one.name, one.value, one.person) for one in report_rows(made)]
+    except (InvalidDicomError, AttributeError, ValueError, RecursionError) as error:
+        raise ReadError("this report cannot be read") from error
+
+
 def _png(values: npt.NDArray[Any]) -> bytes:
     made = BytesIO()
     Image.fromarray(np.ascontiguousarray(values)).save(made, format="PNG", compress_level=1)
@@ -155,7 +175,8 @@ def _presets(modality: str, proposed: tuple[float, float]) -> list[dict[str, Any
 
 def _plain(wanted: Wanted, made: Dataset) -> _Opened:
     """Any other image that was made: as it is, frame by frame."""
-    if "PixelData" not in made:
+    is_map = "FloatPixelData" in made
+    if "PixelData" not in made and not is_map:
         raise ReadError("this result is no picture")
     frames = int(made.get("NumberOfFrames") or 1)
     if frames * int(made.Rows) * int(made.Columns) > MOST_PIXELS:
@@ -166,12 +187,14 @@ def _plain(wanted: Wanted, made: Dataset) -> _Opened:
     if not colour:
         slope, intercept = made.get("RescaleSlope", 1), made.get("RescaleIntercept", 0)
         found = found.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+        if is_map:  # in percent of its highest value: a window is of whole numbers
+            found *= np.float32(100 / max(float(found.max()), 1e-12))
         low, high = (float(value) for value in np.percentile(found, (1, 99.5)))
-        window = ((low + high) / 2, max(high - low, 1.0))
+        window = (50.0, 101.0) if is_map else ((low + high) / 2, max(high - low, 1.0))
     spacing = [float(value) for value in made.get("PixelSpacing") or (1.0, 1.0)]
     told = {
         "slices": frames,
-        "first": frames // 2,
+        "first": int(found.sum(axis=(1, 2)).argmax()) if is_map else frames // 2,
         "spacing": tuple(spacing),
         "segments": [],
         "window": window,

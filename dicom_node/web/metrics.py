@@ -11,6 +11,8 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,15 @@ class _Histogram:
         return [*bounds, ("+Inf", float(self.count))]
 
 
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What came in, by sender."""
+
+    since: datetime
+    totals: dict[str, tuple[int, int]]
+    """Calling AE title -> instances, bytes."""
+
+
 class Meter:
     """What was counted since this process began; one for each application."""
 
@@ -68,6 +79,7 @@ class Meter:
         self._parts = parts
         self._lock = threading.Lock()
         self._cursor = parts.metering.cursor()
+        self._began = utc_now()
         self._moves: dict[tuple[str, str], int] = defaultdict(int)
         self._instances: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         self._stages: dict[tuple[str, str], _Histogram] = defaultdict(_Histogram)
@@ -80,6 +92,13 @@ class Meter:
         if folder and Path(folder).is_dir():
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+    def received(self) -> Received:
+        """Who sent how much since this process began."""
+        with self._lock:
+            self._catch_up()
+            totals = {ae: (count, size) for ae, (count, size) in self._instances.items()}
+        return Received(self._began, totals)
 
     def collect(self) -> Iterable[Metric]:
         """Every metric of the database and of this machine."""

@@ -120,6 +120,7 @@ def peers(request: Request, caller: AnyCaller) -> Response:
         caller=caller,
         senders=ask.senders(parts),
         destinations=ask.destinations(parts),
+        received=request.app.state.meter.received(),
         answer=None,
     )
 
@@ -138,6 +139,7 @@ def echo(
         _part(request, "peers.html", "_echo.html"),
         caller=caller,
         answer=ask.echo(parts, name),
+        received=request.app.state.meter.received(),
         senders=ask.senders(parts),
         destinations=ask.destinations(parts),
     )

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from dicom_node.errors import NodeError, ReadError
 from dicom_node.web import drawing, trail
 from dicom_node.web.api import BEARER, PREFIX, REFUSED, UNKNOWN, RowId, refusal
-from dicom_node.web.guard import AnyCaller, parts_of
+from dicom_node.web.guard import AnyCaller, Caller, parts_of
 from dicom_node.web.parts import Parts
 from dicom_node.web.render import page
 from dicom_node.web.views import View
@@ -28,7 +28,8 @@ router = APIRouter()
 SECONDS = 60.0
 """The longest that a picture may take; the first of a series reads all of it."""
 IDLE_SECONDS = 120.0
-SHOWN = ("seg", "secondary_capture", "heatmap-pictures", "denoised")
+SHOWN = ("seg", "secondary_capture", "heatmap", "heatmap-pictures", "denoised", "sr")
+"""Kinds of result that the page shows; a report as a table."""
 # what is refused is told in JSON, hence the response class of these routes
 PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 NO_PICTURE = refusal(422, "It cannot be shown, or the request is not understood.")
@@ -66,6 +67,14 @@ class PictureView(View):
     segments: list[SegmentView]
     window: tuple[float, float]
     presets: list[Preset]
+
+
+class ReportRowView(View):
+    """A content item of a report."""
+
+    depth: int
+    name: str
+    value: str
 
 
 class Studio:
@@ -127,7 +136,21 @@ def result_page(request: Request, caller: AnyCaller, result_id: RowId) -> Respon
         raise HTTPException(404, "There is no such study.")
     trail.seen(request, caller.account.name, study)
     view = caller.viewer.study(study)
+    if found["kind"] == "sr":
+        rows = _report(request, caller, result_id)
+        return page(request, "report.html", caller=caller, result=found, study=view, rows=rows)
     return page(request, "picture.html", caller=caller, result=found, study=view)
+
+
+@router.get(
+    f"{PREFIX}/results/{{result_id}}/report",
+    tags=["results"],
+    dependencies=[BEARER],
+    responses=REFUSED | UNKNOWN | NO_PICTURE,
+)
+def report(request: Request, caller: AnyCaller, result_id: RowId) -> list[ReportRowView]:
+    """A structured report, row by row in the order of its content tree."""
+    return _report(request, caller, result_id)
 
 
 @router.get(
@@ -173,6 +196,15 @@ def labels(request: Request, _caller: AnyCaller, result_id: RowId, z: int) -> Re
     """The segments' numbers on a slice, 8-bit PNG."""
     _check(request, result_id, z)
     return PngResponse(_drawn(request, result_id, drawing.labels, z))
+
+
+def _report(request: Request, caller: Caller, result_id: int) -> list[ReportRowView]:
+    rows = _drawn(request, result_id, drawing.report)
+    hidden = not caller.viewer.identities
+    return [
+        ReportRowView(depth=depth, name=name, value="" if person and hidden else value)
+        for depth, name, value, person in rows
+    ]
 
 
 def _check(request: Request, result_id: int, z: int) -> None:

@@ -199,6 +199,16 @@ def test_the_result_is_a_picture_whose_segments_can_be_switched(
                 assert not violations(tab), (scheme, width)
 
 
+def test_the_report_is_a_table(site: Site, cookies: dict[str, str]) -> None:
+    with tab_of(site, cookies) as tab:
+        tab.goto(f"{site.url}/studies/{site.study_uid}")
+        tab.get_by_role("link", name="SR").first.click()
+        table = tab.get_by_role("table")
+        expect(table).to_contain_text("Imaging Measurement Report")
+        expect(table).to_contain_text("Left lung")
+        expect(tab.locator("main")).to_contain_text("Not for clinical use")
+
+
 def test_slices_beyond_the_last_and_results_that_are_no_picture(
     site: Site, cookies: dict[str, str]
 ) -> None:

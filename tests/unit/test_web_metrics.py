@@ -70,6 +70,16 @@ def test_no_patient_is_in_the_metrics(page: Page, tmp_path: Path) -> None:
         assert told not in text
 
 
+def test_the_peers_page_says_who_sent_how_much(page: Page, tmp_path: Path) -> None:
+    site = Site(page.engine, tmp_path)
+    site.study(1, slices=3)
+    site.study(4, slices=2)
+    with page.client() as client:
+        shown = client.get("/peers").text
+    row = shown[shown.index("CT1") :]
+    assert '<td data-label="Images" class="number">5</td>' in row[: row.index("</tr>")]
+
+
 def test_two_threads_that_log_first_are_both_counted(tmp_path: Path) -> None:
     program = """
 import sys, threading, time

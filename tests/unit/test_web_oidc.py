@@ -29,16 +29,18 @@ CLIENT, SECRET = "node", "a client's secret"
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+def unchanged(claims: dict[str, Any]) -> dict[str, Any]:
+    return claims
+
+
 @dataclass
 class Provider:
     """An OpenID provider in a test's hand; it asks nobody for a password."""
 
     key: Any = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "1", "use": "sig"}))
     issuer: str = ""
-    person: dict[str, Any] = field(
-        default_factory=lambda: {"preferred_username": "anna", "groups": ["radiology", "pacs"]}
-    )
-    change: Change = lambda claims: claims
+    person: dict[str, Any] = field(default_factory=dict)
+    change: Change = unchanged
     """What a test does to the claims before they are signed."""
     sign: Callable[[dict[str, Any]], str] | None = None
     asked: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -152,8 +154,8 @@ def page(provider: Provider, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def site(page: Page, provider: Provider) -> Site:
-    fresh = Provider()
-    provider.person, provider.change, provider.sign = fresh.person, fresh.change, None
+    provider.person = {"preferred_username": "anna", "groups": ["radiology", "pacs"]}
+    provider.change, provider.sign = unchanged, None
     return Site(page, provider)
 
 
@@ -199,8 +201,11 @@ def test_an_account_of_the_service_has_no_password_and_is_no_local_one(site: Sit
         assert client.post("/login", data=form).status_code == 303, "the node's own admin"
 
 
+OTHER_KEY = RSAKey.generate_key(2048)
+
+
 def other_key(claims: dict[str, Any]) -> str:
-    return jwt.encode({"alg": "RS256", "kid": "1"}, claims, RSAKey.generate_key(2048))
+    return jwt.encode({"alg": "RS256", "kid": "1"}, claims, OTHER_KEY)
 
 
 def secret_key(claims: dict[str, Any]) -> str:
