@@ -19,18 +19,21 @@ from ai_models.phantoms.thorax import thorax
 
 SHAPE = (24, 128, 128)
 SPACING_MM = (3.0, 2.7, 2.7)
-PLACES = 16
+PLACES = 32
+APART_MM = 8.0  # between a straight vessel and the nodule
 
 
 @dataclass(frozen=True, slots=True)
 class NoduleSeries:
     """`hu` int16 `(z, y, x)`; `slices` bool `(z,)`: with nodule; `diameter_mm`, 0 where there is none.
 
-    `spots` bool `(z, 16, 16)`, rows along x: where a slice shows a nodule or one of the straight vessels.
+    `spots` bool `(z, 32, 32)`, rows along x: where a slice shows a nodule or one of the straight vessels;
+    `nodule`, the same shape: where it shows the nodule.
     """
 
     hu: NDArray[np.int16]
     spots: NDArray[np.bool_]
+    nodule: NDArray[np.bool_]
     slices: NDArray[np.bool_]
     diameter_mm: float
 
@@ -42,20 +45,41 @@ def nodule_series(seed: int) -> NoduleSeries:
     scale = np.array(habitus.scale)
     centre = float(rng.uniform(0, 90))
     half = SPACING_MM[0] * (SHAPE[0] - 1) / 2
-    spots = draw_nodules(habitus, 6, _canonical(centre, half - 9, scale[2]), rng)
+    drawn = draw_nodules(habitus, 8, _canonical(centre, half - 9, scale[2]), rng)
     ill = seed % 2 == 0
-    vessels = int(rng.integers(3, 6))
-    parts = [s for spot in spots[1 : 1 + vessels] for s in _vessel(spot, half, scale, rng)]
     diameter = float(rng.uniform(6, 12))
-    middle = np.array(spots[0].centre_mm) * scale
+    middle = np.array(drawn[0].centre_mm) * scale
+    vessels = [_vessel(spot, half, scale, rng) for spot in drawn[1:]]
+    apart = [v for v in vessels if _gap(v, middle, diameter) > APART_MM]  # healthy ones alike
+    parts = [sphere for v in apart[: int(rng.integers(3, 6))] for sphere in v]
     if ill:
         parts.append(Nodule(_point(middle), diameter, float(rng.uniform(10, 60))))
     phantom = thorax(SHAPE, SPACING_MM, seed, nodules=parts, centre_z_mm=centre)
-    z = phantom.origin_mm[2] + SPACING_MM[0] * np.arange(SHAPE[0])
-    touched = np.abs(z - middle[2]) < diameter / 2 if ill else np.zeros(SHAPE[0], bool)
-    painted = (phantom.labels == Label.NODULE).transpose(0, 2, 1)
-    blocks = painted.reshape(SHAPE[0], PLACES, SHAPE[2] // PLACES, PLACES, SHAPE[1] // PLACES)
-    return NoduleSeries(phantom.hu, blocks.any((2, 4)), touched, diameter if ill else 0.0)
+    x, y, z = (
+        phantom.origin_mm[i] + SPACING_MM[2 - i] * np.arange(SHAPE[2 - i]) - middle[i]
+        for i in range(3)
+    )
+    squared = z[:, None, None] ** 2 + y[:, None] ** 2 + x**2
+    touched = (np.abs(z) < diameter / 2) & ill
+    ball = (squared < (diameter / 2 + 0.5) ** 2) & touched[:, None, None]
+    painted = phantom.labels == Label.NODULE
+    return NoduleSeries(
+        phantom.hu, _places(painted), _places(ball), touched, diameter if ill else 0.0
+    )
+
+
+def _places(voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """`(z, y, x)` to `(z, 32, 32)`, rows along x: whether a place holds any such voxel."""
+    deep, wide = (side // PLACES for side in SHAPE[1:])
+    blocks = voxels.transpose(0, 2, 1).reshape(SHAPE[0], PLACES, wide, PLACES, deep)
+    return np.asarray(blocks.any((2, 4)))
+
+
+def _gap(vessel: list[Nodule], middle: NDArray[np.float64], diameter: float) -> float:
+    """Between the surfaces of a vessel and of a ball, in mm."""
+    axis = np.array([sphere.centre_mm for sphere in vessel]) - middle
+    nearest = float(np.linalg.norm(axis, axis=1).min())
+    return nearest - (diameter + vessel[0].diameter_mm) / 2
 
 
 def _canonical(centre: float, half: float, scale: float) -> tuple[float, float]:
@@ -85,7 +109,7 @@ def nodule_set(first: int, count: int) -> dict[str, NDArray[Any]]:
     made = [nodule_series(seed) for seed in range(first, first + count)]
     return {
         "images": np.stack([windowed(series.hu) for series in made]),
-        "spots": np.stack([series.spots for series in made]),
+        "nodule": np.stack([series.nodule for series in made]),
         "slices": np.stack([series.slices for series in made]),
         "diameters": np.array([series.diameter_mm for series in made]),
     }

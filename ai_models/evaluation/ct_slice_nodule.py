@@ -14,21 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 
+from ai_models.evaluation import card
 from ai_models.evaluation.calibration import (
     Scaling,
     brier,
     expected_calibration_error,
     fit_scaling,
+    log_loss,
     sigmoid,
 )
 from ai_models.evaluation.plots import plt, reliability_plot, roc_plot, save
 from ai_models.evaluation.statistics import auc, bootstrap, sensitivity_specificity
 from ai_models.explain import occlusion
 from ai_models.networks.slice_sequence import SliceSequenceNet
-from ai_models.training import load_weights, run_folder, save_weights
+from ai_models.training import load_weights, save_weights
 from ai_models.training.bundles import WEIGHTS, network_of
-from ai_models.training.ct_slice_nodule import BUNDLE, NAME, RUNS, TEST, WATCH, cached
+from ai_models.training.ct_slice_nodule import BUNDLE, NAME, RUNS, TEST, WATCH, cached, weights_of
 from ai_models.training.sequence_fit import predict
 
 DOCS = BUNDLE / "docs"
@@ -56,29 +59,67 @@ def main(argv: list[str]) -> None:
         "gain_of_the_lstm": bootstrap(
             lambda t, a, b: auc(t, a) - auc(t, b), who, y, series["lstm"], series["cnn"]
         ).as_json(),
-        "where": where(shipped, images, spots),
+        "where": where(shipped, images, spots) | {"place": place(shipped, images, test["nodule"])},
     }
+    DOCS.mkdir(exist_ok=True)
     (DOCS / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     roc_plot(DOCS / "roc.png", y, {"CNN + LSTM": series["lstm"], "CNN alone": series["cnn"]})
     reliability_plot(DOCS / "reliability.png", y, {"CNN + LSTM": sigmoid(series["lstm"])})
     curves(shipped, images, spots, odds["lstm"])
+    card.fill(DOCS / "README.md", table(report))
     print(json.dumps(report, indent=2))
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as the card shows it."""
+    lines = [
+        ["AUC, series", "auc_series"],
+        ["AUC, nodules under 9 mm", "auc_nodules_under_9_mm"],
+        ["AUC, slices", "auc_slices"],
+        ["calibration error (10 bins)", "ece"],
+        ["Brier score", "brier"],
+    ]
+    rows = [
+        [
+            title,
+            *(
+                card.with_interval(v) if isinstance(v := report[run][key], dict) else f"{v:.3f}"
+                for run in RUNS
+            ),
+        ]
+        for title, key in lines
+    ]
+    gain = card.with_interval(report["gain_of_the_lstm"])
+    found = ", ".join(f"{k.replace('_', ' ')} {v:.2f}" for k, v in report["where"].items())
+    head = [
+        f"{report['series']} series, {report['with_nodule']} with a nodule",
+        "CNN + LSTM",
+        "CNN",
+    ]
+    return (
+        f"{card.table(head, rows)}\n\nGain of the LSTM in AUC: {gain}. Share of series with a nodule "
+        f"where the answer lies on it: {found}."
+    )
 
 
 def trained(run: str) -> SliceSequenceNet:
     """The network of one run."""
-    return load_weights(network_of(BUNDLE, **RUNS[run]), run_folder(NAME) / f"{run}.safetensors")
+    return load_weights(network_of(BUNDLE, **RUNS[run]), weights_of(run))
 
 
 def calibrate(net: SliceSequenceNet, images: torch.Tensor, spots: NDArray[np.bool_]) -> Scaling:
-    """Scale the slices' and the series' log-odds in place; returns the series' scaling."""
+    """Shift the slices' log-odds, scale and shift the series', in place; returns the series' scaling.
+
+    A slice says as much as its places together, so a number added to each place is added to the slice.
+    """
     odds = scores(net, images)
-    slices = fit_scaling(spots.ravel(), odds[:, 1:].ravel(), bias=True)
+    said, was = odds[:, 1:].ravel(), spots.ravel()
+    bias = float(minimize_scalar(lambda b: log_loss(was, said + b), bounds=(-8, 8)).x)
     series = fit_scaling(spots.any(1), odds[:, 0], bias=True)
-    slices.fold_into(net.head[1])
-    with torch.no_grad():  # first undo for the series what was done to its slices
-        net.shift -= net.scale * slices.temperature * slices.bias
-        net.scale *= slices.temperature / series.temperature
+    with torch.no_grad():
+        net.head[1].bias += bias
+        net.shift -= net.scale * bias  # the series stays as it was
+        net.scale /= series.temperature
         net.shift.copy_(net.shift / series.temperature + series.bias)
     return series
 
@@ -133,6 +174,19 @@ def where(
             hits["occlusion"].append(bool(mine[int(heat.argmax())]))
     chance = float(np.mean([m.mean() for m in spots if m.any()]))
     return {k: round(float(np.mean(v)), 4) for k, v in hits.items()} | {"chance": round(chance, 4)}
+
+
+def place(net: SliceSequenceNet, images: torch.Tensor, nodules: torch.Tensor) -> float:
+    """How often the likeliest of all places of a series with a nodule shows the nodule, or is next to one."""
+    hits = []
+    for volume, nodule in zip(images, nodules.float(), strict=True):
+        if not nodule.any():
+            continue
+        with torch.inference_mode():
+            odds = net.read_places(net.look(volume[None, None].float() / 255))[0][0, ..., 0]
+        beside = torch.nn.functional.max_pool2d(nodule[:, None], 3, 1, 1).flatten(1)
+        hits.append(bool(beside.flatten()[int(odds.argmax())]))
+    return round(float(np.mean(hits)), 4)
 
 
 def curves(

@@ -22,7 +22,8 @@ class SliceSequenceNet(nn.Module):
     The CNN's maps are averaged over a coarse grid of places: how much of what is where. With `marks`
     they are first made into probabilities of a few things (say, a spot), so that an average counts.
     `per_place` gives each place its own sequence, all with the same weights, and a slice the most that
-    any of its places says: what matters is then one spot's coming and going, wherever it is.
+    any of its places says: what matters is then one spot's coming and going, wherever it is. Such a network
+    can be taught place by place (`read_places`), and on parts of slices.
     The series' log-odds of a class are a mean of the slices' log-odds, weighted by attention, scaled
     and shifted; `attention` gives the weights. LSTM: Hochreiter and Schmidhuber 1997.
 
@@ -30,7 +31,7 @@ class SliceSequenceNet(nn.Module):
         classes: number of classes.
         exclusive: each slice has exactly one class (softmax); otherwise each is a question of its own.
         channels: channels of the CNN's stages, each of which halves the side.
-        grid: side of the grid of places that is kept.
+        grid: side of the grid of places that is kept; 0 keeps the CNN's own.
         marks: number of probability maps made of the CNN's maps; 0 takes the maps as they are.
         per_place: one LSTM over the slices for each place, not one for the slice as a whole.
         features: length of the feature vector of a slice (or place).
@@ -68,7 +69,7 @@ class SliceSequenceNet(nn.Module):
         self.cnn = nn.Sequential(*stages)
         self.marks = nn.Conv2d(width, marks, 1) if marks else None
         width = marks or width
-        self.places = nn.AdaptiveAvgPool2d(grid)
+        self.places = nn.AdaptiveAvgPool2d(grid) if grid else nn.Identity()
         self.per_place = per_place
         if per_place:
             self.embed = nn.Sequential(nn.Conv2d(width, features, 3, padding=1), nn.ReLU())
@@ -112,16 +113,28 @@ class SliceSequenceNet(nn.Module):
 
     def read(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds and attention before its softmax, `(b, slices, classes)` both, of what `look` gave."""
-        state = self.embed(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-        if self.per_place:  # (b, s, f, g, g): every place is a sequence of its own
-            state = state.flatten(3).permute(0, 3, 1, 2).flatten(0, 1)
+        if self.per_place:
+            logits, weights = self.read_places(seen)
+            return logits.logsumexp(2), weights.amax(2)
+        logits, weights = self._over_slices(self._embedded(seen))
+        return (_log_odds(logits) if self.exclusive else logits), weights
+
+    def read_places(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of each place before the most is taken: `(b, slices, places, classes)`, rows along x."""
+        state = self._embedded(seen).flatten(3).permute(0, 3, 1, 2)  # (b, p, s, f)
+        logits, weights = self._over_slices(state.flatten(0, 1))
+        shape = (len(seen), -1)
+        return logits.unflatten(0, shape).transpose(1, 2), weights.unflatten(0, shape).transpose(
+            1, 2
+        )
+
+    def _embedded(self, seen: Tensor) -> Tensor:
+        return self.embed(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+
+    def _over_slices(self, state: Tensor) -> tuple[Tensor, Tensor]:
         if self.lstm is not None:
             state = self.lstm(state)[0]
-        logits, weights = self.head(state).float(), self.weigh(state).float()
-        if self.per_place:
-            logits = logits.unflatten(0, (len(seen), -1)).logsumexp(1)
-            weights = weights.unflatten(0, (len(seen), -1)).amax(1)
-        return (_log_odds(logits) if self.exclusive else logits), weights
+        return self.head(state).float(), self.weigh(state).float()
 
     def sum_up(self, odds: Tensor, weights: Tensor) -> Tensor:
         """Log-odds of the series, `(b, classes)`, from those of its slices."""

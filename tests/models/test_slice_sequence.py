@@ -10,16 +10,18 @@ import torch
 from ai_models.data.regions import SOURCES, Region, from_dicom, phantom_series
 from ai_models.data.sequences import nodule_series, windowed
 from ai_models.data.series import shared_data
+from ai_models.evaluation.statistics import auc
 from ai_models.networks.slice_sequence import NOTHING, SliceSequenceNet
 from ai_models.training import MODELS
 from ai_models.training.bundles import prepared, preprocessing_of, shipped_network
+from ai_models.training.ct_slice_nodule import draw
 from ai_models.training.ct_slice_sequence import LPS_TO_RAS, SHIPPED, prepare
 from ai_models.training.sequence_fit import predict
 
-BUNDLES = ("ct_slice_sequence",)
+CLASSES = {"ct_slice_sequence": 4, "ct_slice_nodule": 1}
 
 
-@pytest.fixture(scope="module", params=BUNDLES)
+@pytest.fixture(scope="module", params=CLASSES)
 def bundle(request: pytest.FixtureRequest) -> Path:
     torch.set_num_threads(1)
     return MODELS / request.param
@@ -31,7 +33,7 @@ def _volume(slices: int, seed: int = 0) -> torch.Tensor:
 
 def test_committed_weights_load_and_score_series_and_slices(bundle: Path) -> None:
     net = shipped_network(bundle)
-    classes = 4
+    classes = CLASSES[bundle.name]
     assert (bundle / "models" / "model.safetensors").stat().st_size < 8e6
     for slices in (1, 7, 40):
         out = net(_volume(slices))
@@ -85,6 +87,20 @@ def test_without_an_lstm_a_slice_does_not_know_its_neighbours() -> None:
         assert same != knows
 
 
+def test_places_are_judged_alone_and_a_slice_by_its_places() -> None:
+    net = SliceSequenceNet(1, False, channels=(4, 8), grid=0, per_place=True, features=6, hidden=5)
+    volume = _volume(5)
+    with torch.inference_mode():
+        seen = net.eval().look(volume)
+        places = net.read_places(seen)[0]
+        assert places.shape == (1, 5, 32 * 32, 1)
+        torch.testing.assert_close(net.read(seen)[0], places.logsumexp(2))
+        quarter = net.read_places(net.look(volume[:, :, :64, :64]))[0].unflatten(2, (16, 16))
+    whole = places.unflatten(2, (32, 32))[:, :, :16, :16]
+    inside = (slice(None), slice(None), slice(0, 14), slice(0, 14))  # the cut is seen from its rim
+    torch.testing.assert_close(quarter[inside], whole[inside], atol=1e-4, rtol=1e-4)
+
+
 def test_a_phantom_nodule_comes_and_goes_and_its_rivals_stay() -> None:
     ill, well = nodule_series(4_000_000), nodule_series(4_000_001)
     assert 2 <= int(ill.slices.sum()) <= 5
@@ -93,7 +109,28 @@ def test_a_phantom_nodule_comes_and_goes_and_its_rivals_stay() -> None:
     for series in (ill, well):
         assert series.spots.any((1, 2)).all(), "every slice shows a straight vessel"
         assert windowed(series.hu).shape == (128, 128, 24)
+    assert (ill.nodule & ~ill.spots).sum() <= 2, "the nodule is one of the spots"
+    np.testing.assert_array_equal(ill.nodule.any((1, 2)), ill.slices)
     np.testing.assert_array_equal(ill.hu, nodule_series(4_000_000).hu)
+
+
+def test_a_square_of_a_phantom_is_turned_with_its_nodule() -> None:
+    images = np.zeros((2, 128, 128, 6), np.uint8)
+    nodule = np.zeros((2, 6, 32, 32), bool)
+    images[:, 40:44, 72:76, 2], nodule[:, 2, 10, 18] = 255, True
+    images[:, 44:48, 72:76, 2], nodule[:, 2, 11, 18] = 255, True
+    train = {"images": torch.from_numpy(images), "nodule": torch.from_numpy(nodule)}
+    squares, there = draw(train, torch.Generator().manual_seed(0))
+    bright = torch.nn.functional.avg_pool2d(squares.permute(0, 3, 1, 2), 4) > 0.5
+    assert there.any((1, 2, 3)).sum() > len(there) / 2
+    assert torch.equal(bright, there > 0)
+
+
+def test_nodules_in_unseen_phantoms() -> None:
+    net = shipped_network(MODELS / "ct_slice_nodule")
+    series = [nodule_series(seed) for seed in range(5_000_000, 5_000_012)]
+    said = [float(predict(net, torch.from_numpy(windowed(s.hu))[None] / 255)[0, 0]) for s in series]
+    assert auc([s.slices.any() for s in series], said) > 0.9
 
 
 def test_regions_of_an_unseen_phantom() -> None:
