@@ -72,6 +72,8 @@ class Cleaner:
     def cleaned_text(self, text: str, *, keep: bool = False) -> str:
         """A text as it may stay; empty where nothing of it may."""
         told = text if keep or self.own else words.cleaned(text)
+        if self.own and self._identity.quotes_in(told):
+            told = words.cleaned(told)
         return "" if self._identity.is_named_in(told) else told
 
     def _safe_private(self, dataset: Dataset) -> set[BaseTag]:

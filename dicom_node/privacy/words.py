@@ -71,6 +71,8 @@ _IDENTIFIERS = (
 _INSTITUTION = ("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName")
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID")
 _OWN_NAMES = "ai-node^"
+_QUOTED = ("BodyPartExamined", "StackID")
+"""What a report of this node may quote of its source, to say why a model did not run."""
 _SHORTEST_PART = 5
 """A name of so many letters is also found inside a longer word."""
 _SHORTEST_NUMBER = 4
@@ -113,6 +115,7 @@ class Identity:
     def __init__(self, options: frozenset[Option] = frozenset()) -> None:
         self._words: set[str] = set()
         self._phrases: set[str] = set()
+        self._quotable: set[str] = set()
         self._tags = {tag_for_keyword(name) for name in _IDENTIFIERS}
         if Option.RETAIN_INSTITUTION not in options:
             self._tags |= {tag_for_keyword(name) for name in _INSTITUTION}
@@ -127,6 +130,13 @@ class Identity:
             self._words |= telling
             if telling and len(whole := "".join(words)) >= _SHORTEST_PART:
                 self._phrases.add(whole)
+        for keyword in _QUOTED:
+            words = [folded(word) for word in _WORD.findall(str(dataset.get(keyword) or ""))]
+            self._quotable |= {word for word in words if not _is_harmless(word)}
+
+    def quotes_in(self, text: str) -> bool:
+        """Whether a text of this node's own holds words of its source that nobody knows to be harmless."""
+        return not self._quotable.isdisjoint(folded(word) for word in _WORD.findall(text))
 
     def is_named_in(self, text: str) -> bool:
         """Whether a text holds one of the names or identifiers, in any spelling of case and accents."""

@@ -381,6 +381,24 @@ def test_the_nodes_own_report_keeps_its_sentences() -> None:
     assert found["Comment"].TextValue == "A second opinion of Dr Secretname"
 
 
+def test_the_nodes_report_does_not_quote_what_a_person_typed() -> None:
+    """Why a model did not run may name a body part, and people type anything there."""
+    told = "body part is KNEE OF QQSECRET, the model takes CHEST"
+    dataset = report()
+    dataset.ContentSequence = [item("TEXT", concept("121106", "Comment"), TextValue=told)]
+    source = ct_slice()
+    with config.disable_value_validation():
+        source.BodyPartExamined = "KNEE OF QQSECRET"
+    identity = Identity(DESCRIBED)
+    for one in (source, dataset):
+        identity.learn(read(part10(one)))
+    made = deidentified(
+        read(part10(dataset)), DESCRIBED, Pseudonyms(KEY), identity, (), Origin(own=True)
+    )
+    assert b"QQSECRET" not in made.content
+    assert b"CHEST" in made.content
+
+
 # --- pictures ---------------------------------------------------------------------------------------
 
 
