@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument(
         "--scale", type=float, default=1.0, help="fewer instances, for a busy machine"
     )
+    parser.add_argument("--loads", default="", help="only loads whose name holds this")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that receivers are ended
@@ -177,7 +178,7 @@ def main() -> None:
         database = full_index(folder, options.rows) if options.rows else None
         names = [*options.only, *([FULL] if database else [])]
         for number in range(options.rounds):
-            for full in LOADS:
+            for full in (load for load in LOADS if options.loads in load.name):
                 load = replace(full, count=max(12, int(full.count * options.scale)))
                 for receiver in names:
                     place = folder / "round"

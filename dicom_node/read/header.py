@@ -28,6 +28,9 @@ UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
+_SHORT_VRS = frozenset(
+    vr.encode() for vr in ("AE", "AS", "AT", "CS", "DA", "DS", "DT", "FL", "FD", "IS", "LO", "LT")
+) | {b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 _ITEM = 0xFFFEE000
 _ITEM_END = 0xFFFEE00D
 _SEQUENCE_END = 0xFFFEE0DD
@@ -191,6 +194,10 @@ class _Walk:
         """
         position, end = 0, len(self._data)
         while position < end:
+            if not self._implicit:
+                position = self._short_elements(position)
+                if position >= end:
+                    return
             tag, length, start = self._element(position)
             if tag >= _PIXEL_GROUP:
                 position = self._pixels(tag, length, start)
@@ -206,6 +213,26 @@ class _Walk:
             if tag in _WANTED and tag not in self.values:
                 self.values[tag] = self._value(tag, start, stop)
             position = stop
+
+    def _short_elements(self, position: int) -> int:
+        """Take the elements of short explicit VRs that follow; where the first other thing is.
+
+        Most of a header is such elements, and every sender waits for its walk.
+        """
+        data, values, unpack = self._data, self.values, self._explicit_head.unpack_from
+        last, budget = len(data) - 8, self._budget
+        while position <= last and budget:
+            group, element, vr, length = unpack(data, position)
+            stop = position + 8 + length
+            if vr not in _SHORT_VRS or not 0x0008 <= group < 0x7FE0 or stop > last + 8:
+                break
+            tag = group << 16 | element
+            if tag in _WANTED and tag not in values:
+                values[tag] = bytes(data[position + 8 : min(stop, position + 8 + MAX_VALUE)])
+            position = stop
+            budget -= 1
+        self._budget = budget
+        return position
 
     def _value(self, tag: int, start: int, stop: int) -> bytes:
         limit = stop if tag == _CONTRIBUTING_EQUIPMENT else min(stop, start + MAX_VALUE)

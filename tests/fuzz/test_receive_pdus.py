@@ -71,7 +71,7 @@ def _from_grammar(chosen: random.Random) -> bytes:
         lambda: associate_rq(CONTEXTS, extra=item(chosen.randrange(0x50, 0x60), noise)),
         lambda: associate_rq(
             [(chosen.randrange(256), chosen.choice([CT, "", "1.2" * 30]), (EXPLICIT,))]
-            * chosen.randrange(200)
+            * chosen.choice((0, 1, 2, 3, 5, 8, 129, 200))
         ),
         lambda: p_data(chosen.choice([1, 2, 3]), chosen.randrange(256), noise),
         lambda: p_data(1, 3, command_set(chosen.choice([1, 0x20, 0x30, 0xFFF, 0x8001]))),
@@ -154,6 +154,7 @@ def _pair(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
     return ours, theirs
 
 
+@pytest.mark.timeout(1200)  # half a minute where nobody else computes
 @pytest.mark.filterwarnings("ignore")
 def test_strange_bytes_through_the_whole_path(tmp_path: Path) -> None:
     """Each case in this thread, from the socket to the spool: a bug cannot hide in a thread that dies."""
