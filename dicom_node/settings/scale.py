@@ -10,7 +10,9 @@ class RaySettings(Section):
     """With `engine = "ray"`: where the cluster is, and what an inference actor takes of it."""
 
     address: str = Field(
-        "auto", description="host:port of the cluster's head, or auto: the one that runs here."
+        "auto",
+        description="host:port of the cluster's head, or auto: the one that runs here. Where workers run, "
+        "a Ray node must too: `ray start --address=HEAD --num-cpus=0`.",
     )
     gpus: float = Field(
         1.0, ge=0, description="GPUs for an actor; 0.25 lets four share one, 0 computes on CPUs."

@@ -134,6 +134,19 @@ def test_every_configuration_that_is_shipped_can_be_used(tmp_path: Path) -> None
         assert set(check(settings)) >= {name for route in settings.route for name in route.models}
 
 
+def test_the_ray_cluster_is_made_of_pods_that_kubernetes_knows() -> None:
+    cluster, policy = documents(DEPLOY / "kubernetes" / "ray.yaml")
+    kubernetes_validate.validate(policy, "1.37", strict=True)
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
+        kubernetes_validate.validate(pod | {"spec": group["template"]["spec"]}, "1.37", strict=True)
+    # no actor runs on the head, which has no GPU
+    assert groups[0]["rayStartParams"]["num-cpus"] == "0"
+    wanted = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert all(wanted <= group["template"]["metadata"]["labels"].items() for group in groups)
+
+
 def test_kubernetes_runs_every_role_once_defined_and_unprivileged() -> None:
     deployments = [
         one for one in documents(DEPLOY / "kubernetes" / "node.yaml") if one["kind"] == "Deployment"
