@@ -1,5 +1,6 @@
 """The page as people use it: Chromium, both themes, a phone's width, the keyboard; axe-core finds nothing."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.page import PASSWORD, Page, served, violations
 
 pytestmark = [pytest.mark.peer("chromium"), pytest.mark.xdist_group("page")]
 
+REFUSED = re.compile("status of 4(00|09)")
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 STUDY = "/studies/1.2.826.0.1.4"
 PAGES = (
@@ -77,7 +79,7 @@ def opened(
 
     def note(message: ConsoleMessage) -> None:
         # a refusal that a test asks for is no complaint of the page's
-        if message.type in ("error", "warning") and "status of 400" not in message.text:
+        if message.type in ("error", "warning") and not REFUSED.search(message.text):
             complaints.append(message.text)
 
     with browser.new_context(viewport=context.pop("viewport", DESK), **context) as made:
@@ -227,3 +229,21 @@ def test_logging_out(tab: Tab, page: Page) -> None:
     expect(tab.get_by_role("heading", name="Log in")).to_be_visible()
     tab.goto(page.url)
     expect(tab.get_by_role("heading", name="Log in")).to_be_visible()
+
+
+def test_an_admin_asks_for_the_configuration_and_is_told_where_nobody_can_read_it(
+    tab: Tab, page: Page
+) -> None:
+    tab.goto(f"{page.url}/configuration")
+    tab.get_by_role("button", name="Read it anew").click()
+    expect(tab.get_by_role("alert")).to_contain_text("does not reload its configuration")
+
+
+def test_results_are_sent_again_from_the_page(tab: Tab, page: Page) -> None:
+    tab.goto(f"{page.url}/studies/1.2.826.0.1.2")
+    tab.get_by_role("link", name="Send again").click()
+    expect(tab.locator("main")).to_contain_text("once more, for one that has lost them")
+    tab.get_by_label("Why").fill("the PACS was restored")
+    tab.get_by_role("button", name="Send again").click()
+    expect(tab.locator(".summary .badge")).to_have_text("delivering")
+    expect(tab.locator(".story")).to_contain_text("sent again by admin: the PACS was restored")
