@@ -39,6 +39,9 @@ def test_the_site_builds_and_every_link_leads_somewhere(tmp_path: Path) -> None:
         r'href="(0\d{3}[^"]+)"', (tmp_path / "decisions" / "index.html").read_text()
     )
     assert len(set(linked)) >= len(list((ROOT / "docs" / "decisions").glob("*.md")))
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for card in ROOT.glob("ai_models/*/docs/README.md"):
+        assert f"models/{card.parent.parent.name}.md" in navigation, "a card that nobody finds"
     for page in tmp_path.rglob("*.html"):
         fetched = re.findall(
             r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?|png))"', page.read_text()
