@@ -194,26 +194,38 @@ class Receiver:
             log.warning("connection not accepted", reason=error.strerror)
             self._stopping.wait(0.05)
             return
+        terms = self._terms
+        connection = self._connect(sock, str(address[0]), terms)
+        if connection is None:
+            return
         try:
-            thread = threading.Thread(target=self.serve, args=(sock, str(address[0])), daemon=True)
-            thread.start()
+            threading.Thread(target=self._serve, args=(connection, terms), daemon=True).start()
         except RuntimeError:
             log.warning("connection not accepted", reason="the system gives no thread")
-            sock.close()
+            connection.close()
+            self._connections.remove(connection)
 
     # --- one connection -----------------------------------------------------------------------
 
     def serve(self, sock: socket.socket, host: str) -> None:
         """Serve one connection in the thread that calls, until it is over; never raises."""
         terms = self._terms
+        if (connection := self._connect(sock, host, terms)) is not None:
+            self._serve(connection, terms)
+
+    def _connect(self, sock: socket.socket, host: str, terms: "_Terms") -> Connection | None:
+        """Remember a connection, so that nobody has too many and `stop` knows of it."""
         try:
             connection = Connection(sock, host, terms.patience)
         except OSError:
             sock.close()
-            return
+            return None
         for victim in self._connections.add(connection):
             log.warning("half-open connection closed to make room", host=victim.host)
             victim.cut()
+        return connection
+
+    def _serve(self, connection: Connection, terms: "_Terms") -> None:
         try:
             if terms.tls is not None:
                 connection.secure(terms.tls)
