@@ -25,7 +25,6 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from dicom_node.app import Role, check_all, worker_died
-from dicom_node.doctor import Verdict, examine_quickly
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, counting_folder
@@ -116,6 +115,9 @@ def reload_running(data_dir: Path) -> Reload:
 
 def tell_findings(settings: Settings) -> None:
     """Log what the quick checks have to say against this machine; nothing keeps the node from starting."""
+    # imported here: the roles begin in this module too, and need none of it
+    from dicom_node.doctor import Verdict, examine_quickly
+
     for one in examine_quickly(settings):
         if one.verdict is Verdict.FAILED:
             log.error("start-up check failed", check=one.id, found=one.told, hint=one.hint)

@@ -12,11 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, event, make_url
+from sqlalchemy import Connection, create_engine, event, inspect, make_url, text
 from sqlalchemy import Engine as Engine
 from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
@@ -144,25 +140,34 @@ def _told(engine: Engine) -> Iterator[None]:
 def schema_of(engine: Engine) -> str | None:
     """The schema that the database is of; None where it has no tables of ours."""
     with reading(engine) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def head_schema() -> str:
     """The schema that this program works on."""
-    return ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
+    return max(_known_schemas())
+
+
+def _known_schemas() -> set[str]:
+    """Migrations are numbered, and their files are called so; Alembic takes 11 MB to say the same."""
+    return {file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py")}
 
 
 def upgrade(engine: Engine) -> None:
     """Run the migrations that are missing; several processes may call it at once."""
-    scripts = ScriptDirectory(str(MIGRATIONS))
     current = schema_of(engine)
     if current == head_schema():
         return
-    if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
+    if current is not None and current not in _known_schemas():
         raise ConfigurationError(
             f"the database is of schema {current}, which this version does not know; "
             "it was made by a newer one"
         )
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with writing(engine) as connection:

@@ -7,11 +7,20 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
 from dicom_node.errors import ConfigurationError
 from dicom_node.store import page_tables  # noqa: F401 (its tables belong to the metadata)
-from dicom_node.store.database import connect, open_database, reading, writing
+from dicom_node.store.database import (
+    MIGRATIONS,
+    connect,
+    head_schema,
+    open_database,
+    reading,
+    schema_of,
+    writing,
+)
 from dicom_node.store.tables import metadata
 
 
@@ -19,6 +28,13 @@ def test_migrations_make_what_the_tables_say(engine: Engine) -> None:
     with reading(engine) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+
+
+def test_migrations_are_one_chain_and_numbered_as_their_files_are(engine: Engine) -> None:
+    scripts = ScriptDirectory(str(MIGRATIONS))
+    for one in scripts.walk_revisions():
+        assert Path(one.path).name.startswith(f"{one.revision}_")
+    assert scripts.get_heads() == [head_schema()] == [schema_of(engine)]
 
 
 def test_opening_twice_changes_nothing(url: str) -> None:
