@@ -100,18 +100,30 @@ def _section(name: str, value: dict[str, Any] | list[Any]) -> list[str]:
         return [line for item in value for line in _fields(f"[[{name}]]", name, item)]
     if value and all(isinstance(item, dict) for item in value.values()):
         return [
-            line for key, item in value.items() for line in _fields(f"[{name}.{key}]", name, item)
+            line
+            for key, item in value.items()
+            for line in _fields(f"[{name}.{key}]", f"{name}.{key}", item)
         ]
     return _fields(f"[{name}]", name, value)
 
 
 def _fields(head: str, name: str, fields: dict[str, Any]) -> list[str]:
+    inner = {key: value for key, value in fields.items() if _is_section(value)}
     lines = ["", head]
-    lines += [f"{key} = {_toml(v)}" for key, v in fields.items() if not isinstance(v, dict)]
-    for key, value in fields.items():
+    lines += [f"{key} = {_toml(v)}" for key, v in fields.items() if key not in inner]
+    for key, value in inner.items():
+        path = f"{name}.{key}"
         if isinstance(value, dict):
-            lines += _fields(f"[{name}.{key}]", name, value)
+            lines += _fields(f"[{path}]", path, value)
+        else:
+            lines += [line for item in value for line in _fields(f"[[{path}]]", path, item)]
     return lines
+
+
+def _is_section(value: Any) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+    )
 
 
 def _toml(value: Any) -> str:

@@ -75,6 +75,8 @@ def test_the_effective_configuration_can_be_read_back(tmp_path: Path) -> None:
         '[destination.pacs]\nae_title = "PACS"\nhost = "h"\nport = 104\n'
         '[[route]]\nname = "ct"\nmodels = ["model_a"]\ndestinations = ["pacs"]\n'
         '[route.match]\nmodality = ["CT"]\nseries_description = ["a \\"b\\" \\\\ c*"]\n'
+        '[[route]]\nname = "two"\nmodels = ["model_a"]\ndestinations = ["pacs"]\n'
+        '[[route.series]]\nname = "a"\nmatch = {kernel = ["B*"]}\n[[route.series]]\nname = "b"\n'
     )
     models = tmp_path / "models" / "model_a"
     models.mkdir(parents=True)
