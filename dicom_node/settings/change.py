@@ -17,9 +17,11 @@ NEEDS_RESTART = (
     "receive.host",
     "receive.port",
     "receive.processes",
+    "infer.processes",
     "web.enabled",
     "web.host",
     "web.port",
+    "share",
     "log",
 )
 """What the supervisor, or a process at its start, did once: sockets, folders, the log."""
