@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sqlalchemy import create_engine
 
 from dicom_node.catalogue import ModelDescription, describe
 from dicom_node.observe.logging import configure
@@ -40,19 +41,19 @@ from dicom_node.records import (
 from dicom_node.settings import InferSettings, LogSettings, Settings
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.bell import Bell
-from dicom_node.store.database import Engine, open_database
+from dicom_node.store.database import POSTGRESQL_PATIENCE, Engine, open_database
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.overview import Overview
 from dicom_node.store.spool import SegmentOwner, SegmentWriter
-from tests.builders import images
-from tests.builders.bundles import write_bundle
 from tests.builders.postgresql import postgresql_server
 from tests.builders.store import new_job, queued_series
-from tests.builders.volumes import volume
 
 SPAWN = multiprocessing.get_context("spawn")
 PROCESSES = 4
+JOBS_A_SERIES = 10
+UNSYNCED = "?options=-csynchronous_commit%3Doff"
+"""For preparing; what is measured is synced."""
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -62,15 +63,19 @@ def claims(workers: int, work_seconds: float, seconds: float) -> dict[str, Any]:
     """Latency of claims while so many workers each work for so long."""
     with postgresql_server(durable=True) as server:
         url = server.new_database()
-        engine = open_database(url)
+        engine = open_database(url + UNSYNCED)
         intake, assembly = Intake(engine), Assembly(engine)
         wanted = int(1.3 * seconds * workers / work_seconds) + workers
-        for number in range(wanted):
-            queued_series(intake, assembly, f"1.2.{number}", slices=3)
+        for number in range(wanted // JOBS_A_SERIES + 1):
+            jobs = [new_job(f"m{n}") for n in range(JOBS_A_SERIES)]
+            queued_series(intake, assembly, f"1.2.{number}", *jobs, slices=3)
         answers: Any = SPAWN.Queue()
+        ready = SPAWN.Barrier(PROCESSES)
         share = workers // PROCESSES
         processes = [
-            SPAWN.Process(target=_claimers, args=(url, share, work_seconds, seconds, answers))
+            SPAWN.Process(
+                target=_claimers, args=(url, share, work_seconds, seconds, ready, answers)
+            )
             for _ in range(PROCESSES)
         ]
         for process in processes:
@@ -92,8 +97,12 @@ def claims(workers: int, work_seconds: float, seconds: float) -> dict[str, Any]:
     }
 
 
-def _claimers(url: str, count: int, work_seconds: float, seconds: float, answers: Any) -> None:
-    engine = open_database(url)
+def _claimers(
+    url: str, count: int, work_seconds: float, seconds: float, ready: Any, answers: Any
+) -> None:
+    # a worker is a process of its own with a few connections; here many share one
+    engine = create_engine(url, pool_size=2 * count + 2, connect_args=POSTGRESQL_PATIENCE)
+    ready.wait()
     took: list[float] = []
     stop = threading.Event()
 
@@ -160,6 +169,8 @@ def throughput(jobs: int, wait: float, slices: int) -> dict[str, Any]:
 
 
 def _throughput(folder: Path, url: str, workers: int, jobs: int, wait: float, slices: int) -> float:
+    from tests.builders.bundles import write_bundle
+
     write_bundle(folder / "models" / "bright")
     settings = {"data_dir": str(folder), "database_url": url, "models_dir": str(folder / "models")}
     settings |= {
@@ -175,7 +186,7 @@ def _throughput(folder: Path, url: str, workers: int, jobs: int, wait: float, sl
         process.start()
     for _ in processes:
         ready.acquire()
-    engine = open_database(url)
+    engine = open_database(url + UNSYNCED)
     model = describe(folder / "models" / "bright")
     assembly = Assembly(engine)
     revisions = [_spooled(settings, engine, number, slices) for number in range(jobs + workers)]
@@ -226,6 +237,7 @@ def _works(values: dict[str, Any], wait: float, ready: Any, go: Any) -> None:
 def _spooled(values: dict[str, Any], engine: Engine, number: int, slices: int) -> int:
     """A series in the spool that is complete; its number."""
     from dicom_node.read.header import read_header
+    from tests.builders import images
 
     settings = Settings(**values)
     settings.spool_dir.mkdir(parents=True, exist_ok=True)
@@ -292,6 +304,9 @@ def over_ray(slices: int, times: int) -> dict[str, Any]:
     from dicom_node.infer.cluster import RayEngine
 
     with tempfile.TemporaryDirectory() as folder:
+        from tests.builders.bundles import write_bundle
+        from tests.builders.volumes import volume
+
         model = write_bundle(Path(folder) / "bright")
         cluster = Cluster(
             initialize_head=True,
