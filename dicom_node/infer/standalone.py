@@ -68,9 +68,10 @@ def run_on_folder(
     """
     settings = settings or Settings()
     engine = LocalEngine(settings.infer)
-    series = series_of(dicom_files([folder]))
+    files = dicom_files([folder])
+    series = series_of(files)
     if not series:
-        raise ReadError(f"{folder}: no DICOM files")
+        raise ReadError(f"{folder}: {_why_none(files)}")
     done = []
     for number, (uid, instances) in enumerate(sorted(series.items()), start=1):
         given = answer(engine, description, instances)
@@ -88,12 +89,26 @@ def series_of(paths: Iterable[Path]) -> dict[str, list[RawInstance]]:
     found: dict[str, list[RawInstance]] = {}
     for path in paths:
         try:
-            instance = raw_instance(path)
-            uid = read_header(instance.data, instance.transfer_syntax_uid).series_uid
+            uid, instance = _identified(path)
         except Exception:
             continue  # a folder may hold anything; only what reads as DICOM counts
         found.setdefault(uid, []).append(instance)
     return found
+
+
+def _identified(path: Path) -> tuple[str, RawInstance]:
+    instance = raw_instance(path)
+    return read_header(instance.data, instance.transfer_syntax_uid).series_uid, instance
+
+
+def _why_none(files: Sequence[Path]) -> str:
+    """Why no series was found, in words about the first file."""
+    for path in files[:1]:
+        try:
+            _identified(path)
+        except Exception as error:
+            return f"none of its {len(files)} DICOM files can be read ({path.name}: {error})"
+    return "no DICOM files"
 
 
 def _context(

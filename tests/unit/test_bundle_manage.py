@@ -154,3 +154,8 @@ def test_a_folder_without_dicom_is_said_so(tmp_path: Path) -> None:
         run_on_folder(
             write_bundle(tmp_path / "model_a"), tmp_path / "empty", tmp_path / "out", SETTINGS
         )
+    (tmp_path / "empty" / "image").write_bytes(bytes(128) + b"DICM")
+    with pytest.raises(ReadError, match=r"none of its 1 DICOM files can be read \(image: "):
+        run_on_folder(
+            write_bundle(tmp_path / "model_b"), tmp_path / "empty", tmp_path / "out", SETTINGS
+        )
