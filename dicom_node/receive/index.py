@@ -223,6 +223,10 @@ def recover(spool_dir: Path, intake: Intake) -> Recovered:
         if abandoned is None:
             continue
         owner = spool.owner(path)
+        if owner is None and spool.of_another_version(path):
+            log.error("segment of another version is left for it to recover", segment=path.name)
+            abandoned.leave()
+            continue
         if owner is None and any(spool.records(path)):
             log.error("segment with a damaged head is left as it is", segment=path.name)
             abandoned.leave()

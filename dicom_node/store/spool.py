@@ -472,6 +472,13 @@ def unseal(path: Path) -> None:
     path.chmod(SEALED | stat.S_IWUSR)
 
 
+def of_another_version(path: Path) -> bool:
+    """Whether an older or newer node wrote the segment, in a form that this one does not read."""
+    with path.open("rb") as file:
+        magic = file.read(len(_SEGMENT_MAGIC))
+    return magic[:-2] == _SEGMENT_MAGIC[:-2] and magic != _SEGMENT_MAGIC
+
+
 class AbandonedSegment:
     """A segment whose writer is dead, held under its lock while it is recovered."""
 

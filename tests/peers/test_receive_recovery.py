@@ -103,6 +103,20 @@ def test_a_restarted_receiver_recovers_by_itself(tmp_path: Path) -> None:
         assert node.endings() == ["LOST"]
 
 
+def test_a_segment_of_another_version_is_left_for_it(tmp_path: Path) -> None:
+    settings = receive_settings(tmp_path)
+    settings.spool_dir.mkdir(parents=True)
+    path = settings.spool_dir / "older.segment"
+    content = b"DNSEGM01" + bytes(spool.BLOCK) + b"records as they were written then"
+    path.write_bytes(content)
+    engine = open_database(settings.effective_database_url)
+    try:
+        assert recover(settings.spool_dir, Intake(engine)).segments == 0
+    finally:
+        engine.dispose()
+    assert path.read_bytes() == content
+
+
 def test_a_segment_with_a_damaged_head_is_left_for_people(tmp_path: Path) -> None:
     settings = receive_settings(tmp_path)
     settings.spool_dir.mkdir(parents=True)
