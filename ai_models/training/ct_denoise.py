@@ -133,7 +133,10 @@ def _noise_for(
 
 
 def generator_losses(
-    clean: torch.Tensor, batch: dict[str, torch.Tensor], judge: PatchDiscriminator | None, late: bool
+    clean: torch.Tensor,
+    batch: dict[str, torch.Tensor],
+    judge: PatchDiscriminator | None,
+    late: bool,
 ) -> dict[str, torch.Tensor]:
     """Huber loss in units of 100 HU (squared below 50 HU, where the targets' own noise lies); in the game
     (`late`) also 1 - SSIM, and how well the judge was fooled (0 without one)."""
@@ -263,9 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _descend(
-    optimiser: torch.optim.Optimizer, player: torch.nn.Module, loss: torch.Tensor
-) -> None:
+def _descend(optimiser: torch.optim.Optimizer, player: torch.nn.Module, loss: torch.Tensor) -> None:
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(player.parameters(), 1.0)

@@ -68,10 +68,10 @@ def run_on_folder(
     """
     settings = settings or Settings()
     engine = LocalEngine(settings.infer)
-    files = dicom_files([folder])
-    series = series_of(files)
+    paths = dicom_files([folder])
+    series = series_of(paths)
     if not series:
-        raise ReadError(f"{folder}: {_why_none(files)}")
+        raise ReadError(f"{folder}: {_why_none(paths)}")
     done = []
     for number, (uid, instances) in enumerate(sorted(series.items()), start=1):
         given = answer(engine, description, instances)
