@@ -22,7 +22,7 @@ from pydicom.uid import generate_uid
 
 from ai_models.phantoms.dicom import write_ct_series
 from ai_models.phantoms.thorax import thorax
-from dicom_node.app import opened_overview
+from dicom_node.app.opened import opened_overview
 from dicom_node.deliver import scu
 from dicom_node.demo.pacs import folder_pacs, orthanc_pacs
 from dicom_node.files import dicom_files

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dicom_node.app import opened_database
+from dicom_node.app.opened import opened_database
 from dicom_node.errors import ConfigurationError, ReadError
 from dicom_node.files import dicom_files
 from dicom_node.observe.audit import Action, Actor, AuditEvent, Event, message

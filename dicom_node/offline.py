@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dicom_node.app import check, opened_database
+from dicom_node.app.checks import check
+from dicom_node.app.opened import opened_database
 from dicom_node.assemble.explain import Explanation, explain
 from dicom_node.files import dicom_files
 from dicom_node.read.header import read_header

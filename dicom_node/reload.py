@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_node.app import check_all
+from dicom_node.app.checks import check_all
 from dicom_node.catalogue import ModelDescription
 from dicom_node.errors import NodeError
 from dicom_node.observe.logging import get_logger

@@ -14,7 +14,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from dicom_node.app import Adoption, Role, check_all, run_role
+from dicom_node.app.checks import check_all
+from dicom_node.app.run import run_role
+from dicom_node.app.stretch import Adoption, Role
 from dicom_node.errors import NodeError
 from dicom_node.observe.logging import get_logger
 from dicom_node.reload import Snapshot, first_snapshot, reloaded

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
-from dicom_node.app import Role, check_all, worker_died
+from dicom_node.app.checks import check_all
+from dicom_node.app.run import worker_died
+from dicom_node.app.stretch import Role
 from dicom_node.errors import ConfigurationError
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, counting_folder

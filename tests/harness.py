@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dicom_node.app import opened_overview
+from dicom_node.app.opened import opened_overview
 from dicom_node.demo.pacs import Pacs
 from dicom_node.settings import Settings, load_settings
 from dicom_node.supervisor import RunningNode, running_node

@@ -12,7 +12,7 @@ import httpx
 from argon2 import PasswordHasher
 from sqlalchemy import Engine
 
-from dicom_node.app import page_parts
+from dicom_node.app.page import page_parts
 from dicom_node.settings import Settings
 from dicom_node.store.accounts import Accounts, UserRole
 from dicom_node.store.database import open_database

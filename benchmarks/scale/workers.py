@@ -216,7 +216,7 @@ def _stored(engine: Engine) -> int:
 
 
 def _works(values: dict[str, Any], wait: float, ready: Any, go: Any) -> None:
-    from dicom_node.app import check
+    from dicom_node.app.checks import check
     from dicom_node.infer.worker import Worker
 
     configure(LogSettings(level="ERROR"))

@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 from sqlalchemy import Engine, Table, insert
 
-from dicom_node.app import page_parts
+from dicom_node.app.page import page_parts
 from dicom_node.lifecycle import DeliveryState, InstanceState, JobState, SeriesState
 from dicom_node.records import Ending, Outcome
 from dicom_node.settings import Settings

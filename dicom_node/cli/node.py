@@ -29,7 +29,7 @@ def serve(
 ) -> None:
     """Run the node: listener, assembler, inference worker, courier and page."""
     from dicom_node import roles, supervisor
-    from dicom_node.app import Role
+    from dicom_node.app.stretch import Role
     from dicom_node.observe.logging import configure
 
     settings = load_settings(config)
@@ -110,7 +110,7 @@ def status(
 ) -> None:
     """Say where every study is, and why."""
     from dicom_node import supervisor
-    from dicom_node.app import opened_overview
+    from dicom_node.app.opened import opened_overview
     from dicom_node.status import print_status
 
     settings = load_settings(config)
@@ -136,7 +136,7 @@ def show_config(
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective configuration, or check it."""
-    from dicom_node.app import check as check_all
+    from dicom_node.app.checks import check as check_all
     from dicom_node.status import as_toml
 
     settings = load_settings(config)

@@ -62,7 +62,7 @@ def rerun(
     config: ConfigOption = None,
 ) -> None:
     """Run a model once more on a study, whatever came of it before."""
-    from dicom_node.app import check
+    from dicom_node.app.checks import check
 
     models = check(load_settings(config))
     if model not in models:

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
-from dicom_node.app import opened_overview
+from dicom_node.app.opened import opened_overview
 from dicom_node.deliver import scu
 from dicom_node.demo.pacs import LOOPBACK, Pacs, folder_pacs, orthanc_pacs
 from dicom_node.demo.picture import draw_overlays

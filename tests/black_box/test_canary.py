@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.app import canary_log
+from dicom_node.app.opened import canary_log
 from dicom_node.demo.pacs import free_port
 from dicom_node.store.database import open_database
 from tests.builders.bundles import write_bundle

@@ -8,7 +8,7 @@ import psutil
 import pytest
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-from dicom_node.app import opened_database
+from dicom_node.app.opened import opened_database
 from dicom_node.store.jobs import JobQueue
 from tests.black_box.test_full_disk import log_has, sent
 from tests.black_box.test_killed_node import scans

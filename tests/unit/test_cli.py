@@ -121,9 +121,8 @@ def test_sending_what_is_not_dicom_says_which_file(tmp_path: Path) -> None:
 
 
 def test_the_command_line_starts_without_torch(tmp_path: Path) -> None:
-    code = (
-        "import sys, dicom_node.cli, dicom_node.app; print({'torch', 'monai'} & set(sys.modules))"
-    )
+    code = "import sys, dicom_node.cli, dicom_node.app.run, dicom_node.app.page; "
+    code += "print({'torch', 'monai'} & set(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from dicom_node.app import Role, check
+from dicom_node.app.checks import check
+from dicom_node.app.stretch import Role
 from dicom_node.settings import load_settings
 from tests.builders.worklist import Site
 from tests.page import served

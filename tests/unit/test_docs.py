@@ -7,7 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from dicom_node.app import check
+from dicom_node.app.checks import check
 from dicom_node.settings import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -324,7 +324,7 @@ def test_passwords_do_not_cross_the_network_in_the_clear(tmp_path: Path) -> None
 
 
 def test_the_first_admins_password_lies_in_a_file_of_our_own(tmp_path: Path) -> None:
-    from dicom_node.app import page_parts
+    from dicom_node.app.page import page_parts
     from dicom_node.store.database import open_database
     from dicom_node.web.server import make_first_account
 
