@@ -37,12 +37,12 @@ def binary_twins(results: Sequence[Dataset]) -> list[DicomFile]:
     refused = [one for one in results if one.SOPClassUID == LABELMAP_OUTPUT.sop_class_uid]
     if not refused:
         raise ComposeError("there is no LABELMAP segmentation among these results")
-    twins = {str(one.SOPInstanceUID): _twin_uid(one.SOPInstanceUID) for one in refused}
-    series = {str(one.SeriesInstanceUID): _twin_uid(one.SeriesInstanceUID) for one in refused}
+    twins = {str(one.SOPInstanceUID): twin_uid(one.SOPInstanceUID) for one in refused}
+    series = {str(one.SeriesInstanceUID): twin_uid(one.SeriesInstanceUID) for one in refused}
     referring = [one for one in results if one not in refused and _refers(one, twins)]
     # a list of results refers to the report too, which becomes another one
-    documents = {str(one.SOPInstanceUID): _twin_uid(one.SOPInstanceUID) for one in referring}
-    series |= {str(one.SeriesInstanceUID): _twin_uid(one.SeriesInstanceUID) for one in referring}
+    documents = {str(one.SOPInstanceUID): twin_uid(one.SOPInstanceUID) for one in referring}
+    series |= {str(one.SeriesInstanceUID): twin_uid(one.SeriesInstanceUID) for one in referring}
     made = [dicom_file("seg", _binary(one, twins, series)) for one in refused]
     for one in referring:
         document = deepcopy(one)
@@ -52,7 +52,8 @@ def binary_twins(results: Sequence[Dataset]) -> list[DicomFile]:
     return made
 
 
-def _twin_uid(uid: str) -> str:
+def twin_uid(uid: str) -> str:
+    """The SOP or Series Instance UID of a twin."""
     return derived_uid(str(uid), "binary")
 
 
@@ -125,7 +126,7 @@ def _index_by_segment(made: Dataset) -> None:
     """Frames are indexed by segment and then by what they were indexed by (PS3.3 C.7.6.17)."""
     first = made.DimensionIndexSequence[0]
     item = Dataset()
-    item.DimensionOrganizationUID = _twin_uid(first.DimensionOrganizationUID)
+    item.DimensionOrganizationUID = twin_uid(first.DimensionOrganizationUID)
     item.DimensionIndexPointer, item.FunctionalGroupPointer = _SEGMENT, _IDENTIFICATION
     item.DimensionDescriptionLabel = "Segment"
     others = list(made.DimensionIndexSequence)

@@ -5,21 +5,26 @@ PACS that hangs delays nobody else. Owns: nothing is SENT that the destination d
 nothing leaves whose content, patient or study is no longer what was made.
 """
 
-import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydicom import dcmread
-from pydicom.errors import InvalidDicomError
-
 from dicom_node.deliver import scu
+from dicom_node.deliver.check import checked_kind
 from dicom_node.deliver.commitment import reports
 from dicom_node.deliver.confirm import Confirmer, reported_to, wait_seconds
+from dicom_node.deliver.fallback import LABELMAP, send_binary
 from dicom_node.deliver.ways import way_to
-from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable, StaleLease
+from dicom_node.errors import (
+    CannotUnderstand,
+    ComposeError,
+    DiskFull,
+    PeerRefused,
+    PeerUnreachable,
+    StaleLease,
+)
 from dicom_node.lifecycle import Verdict, judge_store_status
 from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.records import DueDelivery
@@ -107,7 +112,7 @@ class Courier:
 
     def _judge(self, delivery: DueDelivery, answer: scu.Answer) -> None:
         if answer.status is None:
-            self._dead(delivery, answer.comment)
+            self._refused(delivery, answer.comment)
             return
         said = f"{self._way.verb} answered {answer.status:04X}" + (
             f" ({answer.comment})" if answer.comment else ""
@@ -116,7 +121,7 @@ class Courier:
         if verdict is Verdict.RETRY:
             self._retry(delivery, said)
         elif verdict is Verdict.DEAD:
-            self._dead(delivery, said)
+            self._refused(delivery, said)
         else:
             if self._answer_confirms:
                 self._outbox.accepted(delivery, said)
@@ -128,6 +133,19 @@ class Courier:
                 instance=hashed(delivery.sop_instance_uid),
                 status=f"{answer.status:04X}",
             )
+
+    def _refused(self, delivery: DueDelivery, reason: str) -> None:
+        """The destination does not want it: a LABELMAP it may want as BINARY, anything else is dead."""
+        if delivery.sop_class_uid != LABELMAP:
+            self._dead(delivery, reason)
+            return
+        try:
+            if send_binary(delivery, self._outbox, reason):
+                log.warning("LABELMAP refused, BINARY follows", destination=self._name)
+        except DiskFull as error:
+            self._retry(delivery, str(error))
+        except (CannotUnderstand, ComposeError) as error:
+            self._dead(delivery, f"{reason}; no BINARY twin either: {error}")
 
     def _retry(self, delivery: DueDelivery, reason: str) -> None:
         wait = wait_seconds(self._settings, delivery.attempts, self._rng)
@@ -161,32 +179,3 @@ def listening_for_reports(settings: Settings, outbox: Outbox) -> Iterator[int | 
     with reports(ae_title, settings.receive.host, port, reported) as listening_on:
         log.info("listens for storage commitment reports", port=listening_on)
         yield listening_on
-
-
-def checked_kind(delivery: DueDelivery) -> scu.Kind:
-    """The kind of a result that is as it was made, and names whom it was made for.
-
-    Raises:
-        CannotUnderstand: the file is gone, has changed, or names another patient, study or instance.
-    """
-    path = Path(delivery.path)
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != delivery.sha256:
-            raise CannotUnderstand("the file has changed since it was made")
-        head = dcmread(path, stop_before_pixels=True, specific_tags=_IDENTITY)
-        kind = scu.kind_of(path)
-    except OSError as error:
-        raise CannotUnderstand(f"the file cannot be read: {error.strerror}") from error
-    except (InvalidDicomError, AttributeError, EOFError, ValueError) as error:
-        raise CannotUnderstand(f"the file is not DICOM that can be sent ({error})") from error
-    found = (head.get("PatientID"), head.get("StudyInstanceUID"), head.get("SOPInstanceUID"))
-    meant = (delivery.patient_id, delivery.study_uid, delivery.sop_instance_uid)
-    for what, a, b in zip(("patient", "study", "instance"), found, meant, strict=True):
-        if str(a or "").strip() != b.strip():
-            raise CannotUnderstand(f"the file names another {what} than it was made for")
-    return kind
-
-
-_IDENTITY = ["PatientID", "StudyInstanceUID", "SOPInstanceUID"]

@@ -12,18 +12,21 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, exists, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, exists, insert, or_, select, update
 
 from dicom_node.lifecycle import DeliveryState, SeriesState
-from dicom_node.records import DueDelivery
+from dicom_node.records import DueDelivery, ResultObject
 from dicom_node.store.database import reading, utc_now, writing
+from dicom_node.store.dialect import insert_or_ignore
 from dicom_node.store.inputs import outdated
 from dicom_node.store.tables import delivery, job, result, series
-from dicom_node.store.transitions import move
+from dicom_node.store.transitions import began, move
 
 REJECTION = "rejection"
 """The kind of an IOCM note that withdraws earlier results (`compose.key_objects`)."""
 WAITING = (DeliveryState.PENDING, DeliveryState.RETRYING)
+MOST = 200
+"""Rows that are looked at in one go."""
 
 
 class Outbox:
@@ -47,7 +50,7 @@ class Outbox:
         self._ours = () if folder_id is None else (result.c.folder_id.in_(("", folder_id)),)
         self._fence = fence
 
-    def due(self, destination: str, longest_wait: float, limit: int = 200) -> list[DueDelivery]:
+    def due(self, destination: str, longest_wait: float, limit: int = MOST) -> list[DueDelivery]:
         """Deliveries to one destination that may be tried now, oldest first.
 
         A note that withdraws earlier results is not due before those that take their place were accepted:
@@ -95,7 +98,7 @@ class Outbox:
         return replace(due, state=row.state, attempts=row.attempts + 1)
 
     def unconfirmed(
-        self, destination: str, longest_wait: float, limit: int = 200
+        self, destination: str, longest_wait: float, limit: int = MOST
     ) -> list[DueDelivery]:
         """Deliveries that the destination took and that it may now be asked for; arguments as in `due`."""
         sent = delivery.c.state == DeliveryState.SENT
@@ -227,6 +230,60 @@ class Outbox:
         with writing(self._engine) as connection:
             move(connection, delivery, due.id, due.state, DeliveryState.DEAD, reason)
 
+    def beside(self, due: DueDelivery, kinds: Collection[str]) -> list[DueDelivery]:
+        """What the same job made for the same destination, of some kinds, this delivery among them."""
+        own = delivery.alias("own")
+        its_job = (
+            select(result.c.job_id)
+            .join(own, own.c.result_id == result.c.id)
+            .where(own.c.id == due.id)
+            .scalar_subquery()
+        )
+        alive = delivery.c.state != DeliveryState.WITHDRAWN
+        return self._list(
+            due.destination, MOST, result.c.job_id == its_job, result.c.kind.in_(kinds), alive
+        )
+
+    def stood_in_for(
+        self, refused: DueDelivery, made: Sequence[ResultObject], gone: Collection[str], reason: str
+    ) -> bool:
+        """Other results go out in the place of one that was refused, and of what refers to it.
+
+        Args:
+            refused: the delivery that was tried.
+            made: PENDING from now on, results of the same job.
+            gone: SOP instances that are WITHDRAWN where they are not on their way yet.
+            reason: for the record.
+
+        Returns:
+            False where the delivery is no longer waiting; then nothing has changed.
+        """
+        with writing(self._engine) as connection:
+            row = connection.execute(
+                select(delivery.c.state, result.c.job_id, result.c.folder_id)
+                .join(result, result.c.id == delivery.c.result_id)
+                .where(delivery.c.id == refused.id)
+                .with_for_update(of=delivery)
+            ).one()
+            if row.state not in WAITING:
+                return False
+            for one in made:
+                add_result(connection, row.job_id, refused.destination, one, row.folder_id)
+            waiting = connection.execute(
+                select(delivery.c.id, delivery.c.state)
+                .join(result, result.c.id == delivery.c.result_id)
+                .where(
+                    result.c.job_id == row.job_id,
+                    result.c.sop_instance_uid.in_(gone),
+                    delivery.c.destination == refused.destination,
+                    delivery.c.state.in_(WAITING),
+                )
+                .with_for_update(of=delivery)
+            ).all()
+            for other in waiting:
+                move(connection, delivery, other.id, other.state, DeliveryState.WITHDRAWN, reason)
+        return True
+
     def abandon_unknown(self, destinations: Collection[str]) -> int:
         """-> DEAD for what is to go where the configuration names no destination any more."""
         with writing(self._engine) as connection:
@@ -277,6 +334,45 @@ class Outbox:
                 .limit(limit)
             )
             return [DueDelivery(**row._mapping) for row in rows]
+
+
+def add_result(
+    connection: Connection, job_id: int, destination: str, made: ResultObject, folder_id: str
+) -> None:
+    """One row for the object, however many destinations it has, and one delivery for this one."""
+    connection.execute(
+        insert_or_ignore(connection, result).values(
+            job_id=job_id,
+            kind=made.kind,
+            description=made.description,
+            path=str(made.path),
+            folder_id=folder_id,
+            sha256=made.sha256,
+            sop_class_uid=made.sop_class_uid,
+            sop_instance_uid=made.sop_instance_uid,
+            series_uid=made.series_uid,
+            study_uid=made.study_uid,
+            created_at=utc_now(),
+        )
+    )
+    result_id = connection.execute(
+        select(result.c.id).where(
+            result.c.job_id == job_id, result.c.sop_instance_uid == made.sop_instance_uid
+        )
+    ).scalar_one()
+    delivery_id = connection.execute(
+        insert(delivery)
+        .values(
+            state=DeliveryState.PENDING,
+            result_id=result_id,
+            destination=destination,
+            attempts=0,
+            asks=0,
+            due_at=utc_now(),
+        )
+        .returning(delivery.c.id)
+    ).scalar_one()
+    began(connection, delivery, delivery_id, DeliveryState.PENDING, f"to {destination}")
 
 
 def _over(longest_wait: float) -> ColumnElement[bool]:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, update
 
 from dicom_node.errors import StaleLease
 from dicom_node.lifecycle import MAX_WORKER_DEATHS, DeliveryState, JobState
@@ -25,7 +25,8 @@ from dicom_node.records import (
     StoredInstance,
 )
 from dicom_node.store.database import reading, utc_now, writing
-from dicom_node.store.dialect import insert_or_ignore, one_claim_at_a_time
+from dicom_node.store.deliveries import add_result
+from dicom_node.store.dialect import one_claim_at_a_time
 from dicom_node.store.tables import (
     association,
     delivery,
@@ -36,7 +37,7 @@ from dicom_node.store.tables import (
     result,
     series,
 )
-from dicom_node.store.transitions import began, move
+from dicom_node.store.transitions import move
 
 FAIR_SHARE = 5
 """One claim in so many goes to the oldest job, however urgent others are."""
@@ -224,7 +225,7 @@ class JobQueue:
             )
             for destination, objects in results.items():
                 for made in objects:
-                    _insert_result(connection, lease.job_id, destination, made, self._folder_id)
+                    add_result(connection, lease.job_id, destination, made, self._folder_id)
 
 
 def _held(lease: Lease) -> tuple[ColumnElement[bool], ...]:
@@ -338,42 +339,3 @@ def _job_key(instances: Sequence[StoredInstance], row: Any) -> str:
     for part in (*parts, *sorted(i.sha256 for i in instances)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
-
-
-def _insert_result(
-    connection: Connection, job_id: int, destination: str, made: ResultObject, folder_id: str
-) -> None:
-    """One row for the object, however many destinations it has, and one delivery for this one."""
-    connection.execute(
-        insert_or_ignore(connection, result).values(
-            job_id=job_id,
-            kind=made.kind,
-            description=made.description,
-            path=str(made.path),
-            folder_id=folder_id,
-            sha256=made.sha256,
-            sop_class_uid=made.sop_class_uid,
-            sop_instance_uid=made.sop_instance_uid,
-            series_uid=made.series_uid,
-            study_uid=made.study_uid,
-            created_at=utc_now(),
-        )
-    )
-    result_id = connection.execute(
-        select(result.c.id).where(
-            result.c.job_id == job_id, result.c.sop_instance_uid == made.sop_instance_uid
-        )
-    ).scalar_one()
-    delivery_id = connection.execute(
-        insert(delivery)
-        .values(
-            state=DeliveryState.PENDING,
-            result_id=result_id,
-            destination=destination,
-            attempts=0,
-            asks=0,
-            due_at=utc_now(),
-        )
-        .returning(delivery.c.id)
-    ).scalar_one()
-    began(connection, delivery, delivery_id, DeliveryState.PENDING, f"to {destination}")

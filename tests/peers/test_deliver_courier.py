@@ -9,12 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import ComprehensiveSRStorage, ImplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SegmentationStorage,
+)
 from sqlalchemy import Engine, select, update
 
+from dicom_node.compose.part10 import write
+from dicom_node.compose.registry import compose
 from dicom_node.deliver.loop import Courier, listening_for_reports
 from dicom_node.lifecycle import DeliveryState
-from dicom_node.records import Outcome, ResultObject
+from dicom_node.read.volume import read_image
+from dicom_node.records import Outcome, ResultObject, Segmentation
 from dicom_node.settings import Settings
 from dicom_node.store.assembly import Assembly
 from dicom_node.store.database import open_database, reading, utc_now, writing
@@ -22,10 +31,12 @@ from dicom_node.store.deliveries import Outbox
 from dicom_node.store.intake import Intake
 from dicom_node.store.jobs import JobQueue
 from dicom_node.store.tables import delivery
+from tests.builders import images, models
 from tests.builders.pacs import TestPacs, pacs_that
 from tests.builders.store import new_job, queued_series, received, result_file, send
 
 CONFIRMED, DEAD, RETRYING = DeliveryState.CONFIRMED, DeliveryState.DEAD, DeliveryState.RETRYING
+SHAPE = (6, 20, 24)
 SENT, PENDING, WITHDRAWN = DeliveryState.SENT, DeliveryState.PENDING, DeliveryState.WITHDRAWN
 
 
@@ -213,6 +224,46 @@ def test_a_pacs_that_takes_one_class_of_two(desk: Desk) -> None:
         desk.courier(pacs.port).deliver_due()
     assert desk.states() == [DEAD, CONFIRMED]
     assert "not accepted" in desk.column("reason")[0]
+
+
+def labelmap_results(folder: Path) -> list[ResultObject]:
+    """A LABELMAP SEG, its report and the list of both, of the patient and study of `queued_series`."""
+    grid = images.affine("oblique", (3.0, 0.8, 0.8))
+    slices = images.series(images.pattern(SHAPE), grid)
+    for one in slices:
+        one.PatientID, one.StudyInstanceUID = "P1", "1.2.3"
+    volume = read_image([images.raw(one) for one in slices])
+    kinds = frozenset({"seg", "sr", "key_objects"})
+    ctx = models.context(models.model(folder), segmentation="labelmap", kinds=kinds)
+    return write(compose(ctx, volume, Segmentation(images.labels(SHAPE))), folder / "results")
+
+
+def test_a_pacs_that_does_not_know_labelmaps_gets_binary(desk: Desk) -> None:
+    seg, report, selection = labelmap_results(desk.folder)
+    desk.results(seg, report, selection)
+    known = [ComprehensiveSRStorage, Comprehensive3DSRStorage, SegmentationStorage]
+    with pacs_that(takes=[*known, KeyObjectSelectionDocumentStorage]) as pacs:
+        courier = desk.courier(pacs.port)
+        for _ in range(2):
+            courier.deliver_due()
+    assert desk.states() == [WITHDRAWN] * 3 + [CONFIRMED] * 3
+    assert "sent as BINARY instead" in desk.column("reason")[0]
+    kept = {str(one.Modality): one for one in pacs.kept.values()}
+    assert sorted(kept) == ["KO", "SEG", "SR"]
+    assert kept["SEG"].SegmentationType == "BINARY"
+    referred = {str(one.value) for one in kept["SR"].iterall() if one.tag == 0x00081155}
+    assert str(kept["SEG"].SOPInstanceUID) in referred
+    assert seg.sop_instance_uid not in referred
+
+
+def test_a_labelmap_whose_report_was_damaged_has_no_twin(desk: Desk) -> None:
+    seg, report, selection = labelmap_results(desk.folder)
+    desk.results(seg, report, selection)
+    report.path.write_bytes(report.path.read_bytes() + b"\0\0")
+    with pacs_that(takes=[KeyObjectSelectionDocumentStorage]) as pacs:
+        desk.courier(pacs.port).deliver_due()
+    assert desk.states() == [DEAD, DEAD, CONFIRMED]
+    assert any("no BINARY twin either" in reason for reason in desk.column("reason"))
 
 
 def test_a_pacs_that_knows_only_implicit_vr(desk: Desk) -> None:
