@@ -18,8 +18,14 @@ from dicom_node.compose.heatmap import PICTURES, parametric_map, pictures, uncer
 from dicom_node.compose.key_objects import rejection_note, result_set, superseded
 from dicom_node.compose.outlines import outline_captures
 from dicom_node.compose.presentation import presentation_states
-from dicom_node.compose.seg import segmentation_object
-from dicom_node.compose.sr import classification_report, outcome_report, segmentation_report
+from dicom_node.compose.projection import as_slice, on_slice
+from dicom_node.compose.seg import projection_seg, segmentation_object
+from dicom_node.compose.sr import (
+    classification_report,
+    outcome_report,
+    projection_report,
+    segmentation_report,
+)
 from dicom_node.errors import ComposeError
 from dicom_node.records import (
     Classification,
@@ -82,7 +88,7 @@ def _notes(image: Image, prediction: Prediction) -> tuple[str, ...]:
 
 def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -> list[DicomFile]:
     if not isinstance(image, Volume):
-        raise ComposeError("a segmentation of a projection image is not handled")
+        return _of_projection(ctx, as_slice(image), on_slice(prediction))
     findings = find(ctx, image, prediction)
     seg = (
         segmentation_object(ctx, image, findings) if findings.found and "seg" in ctx.kinds else None
@@ -98,6 +104,20 @@ def _segmentation(ctx: ComposeContext, image: Image, prediction: Segmentation) -
     if "sr" in ctx.kinds:
         notes = (*_notes(image, prediction), *findings.notes, *doubts(findings, doubt))
         made.append(segmentation_report(ctx, image, findings, seg, notes))
+    return made
+
+
+def _of_projection(ctx: ComposeContext, image: Volume, prediction: Segmentation) -> list[DicomFile]:
+    """A segmentation of a radiograph: always BINARY, without a place in the patient."""
+    findings = find(ctx, image, prediction)
+    wanted = findings.found and "seg" in ctx.kinds
+    seg = projection_seg(ctx, image, findings) if wanted else None
+    made = [seg] if seg is not None else []
+    if "secondary_capture" in ctx.kinds:
+        made += outline_captures(ctx, image, findings)
+    if "sr" in ctx.kinds:
+        notes = (*_notes(image, prediction), *findings.notes)
+        made.append(projection_report(ctx, image, findings, seg, notes))
     return made
 
 

@@ -99,6 +99,34 @@ def binary_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> Dicom
     return dicom_file("seg", made, groups, e.head(PIXEL_DATA, b"OB", len(bits)), bits)
 
 
+def projection_seg(ctx: ComposeContext, image: Volume, findings: Findings) -> DicomFile:
+    """A BINARY SEG of a projection image, which has no frame of reference (PS3.3 A.51.3): its frames lie on
+    the source image, a pixel on a pixel, and nowhere else.
+
+    Args:
+        image: the projection as a volume of one slice.
+    """
+    frames = frames_of(findings)
+    made = _plain_object(ctx, image, findings, OUTPUT, len(frames))
+    made.SegmentationType = "BINARY"
+    made.BitsAllocated = made.BitsStored = 1
+    made.HighBit = 0
+    made.SharedFunctionalGroupsSequence = [Dataset()]
+    made.PatientOrientation = None  # PS3.3 C.7.6.1: there, if empty, where no orientation is
+    copy(image.headers[0], made, ("PatientOrientation",))
+    _dimensions(ctx, made, OUTPUT, (SEGMENT_DIMENSION,))
+    derived = derivation(image.frames[0], SEGMENTATION)
+    items = [
+        derived
+        + e.sequence(0x00209111, e.unsigned_long(0x00209157, frame.segment))
+        + e.sequence(0x0062000A, e.unsigned(0x0062000B, frame.segment))
+        for frame in frames
+    ]
+    bits = packed_bits(findings.numbers, frames)
+    groups = e.sequence(PER_FRAME, *items)
+    return dicom_file("seg", made, groups, e.head(PIXEL_DATA, b"OB", len(bits)), bits)
+
+
 def labelmap_seg(ctx: ComposeContext, volume: Volume, findings: Findings) -> DicomFile:
     """A LABELMAP SEG (PS3.3 A.51, 2024d): a frame of segment numbers for each slice, JPEG-LS lossless.
 
@@ -161,20 +189,28 @@ def _compressed(
 def _object(
     ctx: ComposeContext, volume: Volume, findings: Findings, output: Output, frames: int
 ) -> tuple[Dataset, Grid]:
-    """What every kind of SEG has."""
+    """What every SEG of a volume has."""
+    made, grid = _plain_object(ctx, volume, findings, output, frames), grid_of(volume)
+    frame_of_reference(volume.headers[0], made)
+    made.SharedFunctionalGroupsSequence = [shared_groups(grid)]
+    return made, grid
+
+
+def _plain_object(
+    ctx: ComposeContext, volume: Volume, findings: Findings, output: Output, frames: int
+) -> Dataset:
+    """What every SEG has, wherever it lies."""
     if not frames:
         raise ComposeError("a segmentation object needs at least one voxel")
-    source, grid = volume.headers[0], grid_of(volume)
+    source = volume.headers[0]
     made = common(ctx, source, output)
-    frame_of_reference(source, made)
     _image(ctx, made, source, volume, frames)
     made.SegmentsOverlap = "NO"
     made.SegmentSequence = [segment_description(ctx, finding) for finding in findings.found]
     made.ReferencedSeriesSequence = [
         referenced_series(str(source.SeriesInstanceUID), volume.frames)
     ]
-    made.SharedFunctionalGroupsSequence = [shared_groups(grid)]
-    return made, grid
+    return made
 
 
 def _image(

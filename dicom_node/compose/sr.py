@@ -33,6 +33,7 @@ from dicom_node.compose.equipment import Output
 from dicom_node.compose.findings import Finding, Findings
 from dicom_node.compose.grid import instances
 from dicom_node.compose.part10 import dicom_file
+from dicom_node.compose.projection import is_calibrated
 from dicom_node.compose.seg import encoding_of
 from dicom_node.compose.uids import derived_uid
 from dicom_node.records import Classification, Image, Outcome, SourceFrame, Volume
@@ -110,6 +111,35 @@ def segmentation_report(
     # it refers to another object than the report that goes with a BINARY one
     output = OUTPUT if seg is None else _OUTPUTS[encoding_of(ctx, findings)]
     return _report(ctx, header, groups, evaluations, [sources, *made], contours, output)
+
+
+def projection_report(
+    ctx: ComposeContext,
+    image: Volume,
+    findings: Findings,
+    seg: DicomFile | None,
+    notes: Sequence[str],
+) -> DicomFile:
+    """What was found on a projection image: contours, and sizes where it is calibrated; never volumes.
+
+    Args:
+        image: the projection as a volume of one slice.
+    """
+    header = image.headers[0]
+    calibrated = is_calibrated(header)
+    groups = [_planar_group(ctx, image, findings, one, calibrated) for one in findings.found]
+    if not calibrated and groups:
+        notes = (*notes, "Sizes are left out: the image's spacing is that at its detector, at best")
+    absent = [f"Not found: {', '.join(findings.absent)}."] if findings.absent else []
+    words = [f"{one.label}: found" for one in findings.found]
+    evaluations = [
+        code_item("CONTAINS", ANALYSES, _SUCCEEDED),
+        code_item("CONTAINS", SUMMARY, _WITH_FINDINGS if findings.found else _WITHOUT_FINDINGS),
+        *_comments(ctx, [*words, *absent, *notes]),
+    ]
+    made = [(seg.series_uid, [(seg.sop_class_uid, seg.sop_instance_uid)])] if seg else []
+    sources = (str(header.SeriesInstanceUID), instances(image.frames))
+    return _report(ctx, header, groups, evaluations, [sources, *made], bool(groups))
 
 
 def _in_words(header: Dataset, findings: Findings) -> list[str]:
@@ -336,9 +366,13 @@ def _derivation(value: Code) -> bytes:
 
 
 def _planar_group(
-    ctx: ComposeContext, volume: Volume, findings: Findings, finding: Finding
+    ctx: ComposeContext,
+    volume: Volume,
+    findings: Findings,
+    finding: Finding,
+    sized: bool = True,
 ) -> bytes:
-    """TID 1410: the contour on the slice that shows most of the finding."""
+    """TID 1410: the contour on the slice that shows most of the finding, and how large it is there."""
     key = finding.measured.key_slice
     spacing = volume.spacing
     area = float(finding.measured.areas[key]) * spacing[1] * spacing[2]
@@ -348,8 +382,11 @@ def _planar_group(
     children = [
         *_group_head(ctx, finding),
         polyline(("111030", "DCM", "Image Region"), points, volume.frames[key]),
-        number(codes.AREA, round(area, 4), "mm2"),
     ]
+    if not sized:  # the template wants at least one statement
+        children.append(code_item("CONTAINS", codes.PRESENCE, codes.PRESENT))
+        return container("CONTAINS", GROUP, children, template_id="1410")
+    children.append(number(codes.AREA, round(area, 4), "mm2"))
     if finding.segment.lesion:
         measured = axes(mask, (spacing[1], spacing[2]))
         children.append(number(codes.LONG_AXIS, round(measured.long_mm, 3), "mm"))

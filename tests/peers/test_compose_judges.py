@@ -23,6 +23,7 @@ from dicom_node.records import (
     Denoised,
     EarlierResult,
     Outcome,
+    ProjectionImage,
     RawInstance,
     ResultObject,
     Segmentation,
@@ -139,6 +140,20 @@ def test_fractional_segs_and_twins_of_labelmaps_are_without_error(
     files += binary_twins([file.dataset() for file in labelmap])
     results = write(files, tmp_path / "results")
     assert [errors(result.path) for result in results] == [[]] * 4
+
+
+@pytest.mark.peer("dicom3tools")
+@pytest.mark.parametrize("spacing", [None, ["0.12", "0.12"]], ids=["at the detector", "calibrated"])
+def test_segmentations_of_films_are_without_error(
+    spacing: list[str] | None, tmp_path: Path
+) -> None:
+    one = images.radiograph(images.pattern(SHAPE)[0].astype(np.uint16))
+    one.PixelSpacing = spacing
+    source = read_image([images.raw(one)])
+    assert isinstance(source, ProjectionImage)
+    ctx = models.context(models.model(tmp_path, modality="DX"))
+    results = write(compose(ctx, source, Segmentation(LABELLED.labels[2])), tmp_path / "results")
+    assert [(result.kind, errors(result.path)) for result in results] == [("seg", []), ("sr", [])]
 
 
 @pytest.mark.peer("dicom3tools")
