@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_node.app.checks import check_all
-from dicom_node.app.run import run_role
+from dicom_node.app.run import on_record, run_role
 from dicom_node.app.stretch import Adoption, Role
 from dicom_node.errors import NodeError
+from dicom_node.observe.audit import Kind
 from dicom_node.observe.logging import get_logger
 from dicom_node.reload import Snapshot, first_snapshot, reloaded
 from dicom_node.settings import Settings
@@ -155,7 +156,11 @@ def run_alone(role: Role, settings: Settings, config: Path | None) -> None:
     _end_on_signals(tenant)
     signal.signal(signal.SIGHUP, lambda *_: told.set())
     threading.Thread(target=watch, daemon=True).start()
-    tenant.run()
+    on_record(settings, Kind.START)
+    try:
+        tenant.run()
+    finally:
+        on_record(settings, Kind.STOP)
 
 
 def _end_on_signals(tenant: Tenant) -> None:

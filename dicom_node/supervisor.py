@@ -25,9 +25,10 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from dicom_node.app.checks import check_all
-from dicom_node.app.run import worker_died
+from dicom_node.app.run import on_record, worker_died
 from dicom_node.app.stretch import Role
 from dicom_node.errors import ConfigurationError
+from dicom_node.observe.audit import Kind
 from dicom_node.observe.logging import get_logger
 from dicom_node.observe.metrics import FOLDER_VARIABLE, counting_folder
 from dicom_node.observe.reload import Reload, forget_reloads, last_reload
@@ -164,6 +165,7 @@ def serve(settings: Settings, config: Path | None) -> None:
         if page_listener:
             children.append(_Child(Role.WEB, 0, metrics, page_listener))
         tell_findings(settings)
+        on_record(settings, Kind.START)
         log.info("node starts", ae_title=node.ae_title, host=host, port=port, page=page)
         try:
             while not stop.wait(0.1):
@@ -176,6 +178,7 @@ def serve(settings: Settings, config: Path | None) -> None:
                     _keep_alive(child, in_effect, settings)
         finally:
             _end_all(children)
+            on_record(settings, Kind.STOP)
             (settings.data_dir / "node.json").unlink(missing_ok=True)
             shutil.rmtree(metrics, ignore_errors=True)
             in_effect.unlink(missing_ok=True)  # it holds what secrets the configuration holds

@@ -19,7 +19,10 @@ from dicom_node.app.opened import canary_log, opened_database
 from dicom_node.app.stretch import Adoption, Role, Stretch, nobody_reloads
 from dicom_node.assemble.loop import Assembler
 from dicom_node.errors import DatabaseAway, PeerUnreachable
+from dicom_node.observe.audit import Kind, message
+from dicom_node.observe.exchange import application
 from dicom_node.observe.logging import get_logger
+from dicom_node.observe.recording import recording
 from dicom_node.settings import Settings
 from dicom_node.store.alarms import AlarmBook
 from dicom_node.store.assembly import Assembly
@@ -83,7 +86,9 @@ def run_role(
     try:
         engine = patiently(lambda: open_database(settings.effective_database_url), stop)
         try:
-            _PARTS[role](Stretch(settings, engine, stop, listen_socket, adoption, ask_reload))
+            write = patient(AuditOutbox(engine), stop).add
+            with recording(write, settings.receive.ae_title):
+                _PARTS[role](Stretch(settings, engine, stop, listen_socket, adoption, ask_reload))
         finally:
             engine.dispose()
     except DatabaseAway as error:
@@ -91,6 +96,16 @@ def run_role(
         if not stop.is_set():
             raise
         log.warning("stopped while the database was away", reason=str(error))
+
+
+def on_record(settings: Settings, kind: Kind) -> None:
+    """Put on record that the node started, or stopped."""
+    try:
+        with opened_database(settings) as engine:
+            ae_title = settings.receive.ae_title
+            AuditOutbox(engine).add(message(application(ae_title, kind), ae_title))
+    except DatabaseAway as error:
+        log.error("not on record", event_id=kind.value[0], reason=str(error))
 
 
 def worker_died(settings: Settings, pid: int, code: int) -> None:

@@ -106,6 +106,7 @@ class Assembler:
     def _say(self, what: str, series: OpenSeries, reason: str) -> None:
         log.info(
             what,
+            study=hashed(series.key.study_uid),
             series=hashed(series.key.series_uid),
             revision=series.revision,
             instances=len(series.instances),

@@ -17,7 +17,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.deliver.scu import Address, associated
 from dicom_node.errors import DimseStatus, PeerRefused, PeerUnreachable
-from dicom_node.observe.logging import get_logger
+from dicom_node.observe.logging import get_logger, hashed
 
 log = get_logger(__name__)
 
@@ -121,7 +121,13 @@ def take_in(event: Any, reported: Reported) -> int:
         log.warning("storage commitment report not understood", error=type(error).__name__)
         return DimseStatus.PROCESSING_FAILURE
     settled = reported(transaction_uid, kept, failed)
-    log.info("storage commitment report", kept=len(kept), failed=len(failed), settled=settled)
+    log.info(
+        "storage commitment report",
+        transaction=hashed(transaction_uid),
+        kept=len(kept),
+        failed=len(failed),
+        settled=settled,
+    )
     return DimseStatus.SUCCESS
 
 

@@ -18,7 +18,7 @@ from dicom_node.deliver.commitment import Reported
 from dicom_node.deliver.ways import Way
 from dicom_node.errors import PeerRefused, PeerUnreachable
 from dicom_node.lifecycle import ask_wait_seconds, backoff_seconds, waited_seconds
-from dicom_node.observe.logging import get_logger
+from dicom_node.observe.logging import get_logger, hashed
 from dicom_node.records import DueDelivery
 from dicom_node.settings import DeliverSettings
 from dicom_node.store.deliveries import Outbox
@@ -84,6 +84,12 @@ class Confirmer:
             for delivery in deliveries:
                 if delivery.sop_instance_uid in kept:
                     self._outbox.confirmed(delivery, f"found by {self._way.query}{told}")
+                    log.info(
+                        "confirmed",
+                        study=hashed(study_uid),
+                        destination=self._name,
+                        instance=hashed(delivery.sop_instance_uid),
+                    )
                 elif self._grace_is_over(delivery):
                     self._send_again(delivery)
 
@@ -99,6 +105,12 @@ class Confirmer:
         transaction_uid = str(generate_uid(prefix=None))
         # on record before the question leaves: the report may come before its answer
         self._postpone(sent, transaction_uid)
+        log.info(
+            "storage commitment asked for",
+            transaction=hashed(transaction_uid),
+            destination=self._name,
+            studies=sorted({hashed(one.study_uid) for one in sent}),
+        )
         self._way.ask_commitment(
             transaction_uid,
             [(one.sop_class_uid, one.sop_instance_uid) for one in sent],

@@ -7,9 +7,12 @@ nothing leaves whose content, patient or study is no longer what was made.
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from structlog.contextvars import bound_contextvars
 
 from dicom_node.deliver import scu
 from dicom_node.deliver.check import checked_kind
@@ -26,12 +29,17 @@ from dicom_node.errors import (
     StaleLease,
 )
 from dicom_node.lifecycle import Verdict, judge_store_status
+from dicom_node.observe.exchange import begin_sending, sent
 from dicom_node.observe.logging import get_logger, hashed
+from dicom_node.observe.recording import record
 from dicom_node.records import DueDelivery
 from dicom_node.settings import DestinationSettings, Settings
 from dicom_node.store.deliveries import Outbox
 
 log = get_logger(__name__)
+
+Study = tuple[str, str]
+"""Study Instance UID and Patient ID."""
 
 
 class Courier:
@@ -47,6 +55,8 @@ class Courier:
         pause: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._name = name
+        self._called_ae = destination.ae_title
+        self._calling_ae = settings.deliver.ae_title or settings.receive.ae_title
         self._settings = settings.deliver
         self._outbox = outbox
         self._rng = rng or random.Random()
@@ -96,24 +106,48 @@ class Courier:
         send: Callable[[Path], scu.Answer],
         stopping: Callable[[], bool],
     ) -> None:
+        taken: Counter[Study] = Counter()
+        failed: Counter[Study] = Counter()
+        for study in {(one.study_uid, one.patient_id) for one in batch}:
+            record(begin_sending(self._calling_ae, self._called_ae, *study))
+        try:
+            self._send_each(batch, send, stopping, taken, failed)
+        finally:
+            for study in taken.keys() | failed.keys():
+                told = (taken[study], failed[study])
+                record(sent(self._calling_ae, self._called_ae, *study, *told))
+
+    def _send_each(
+        self,
+        batch: Sequence[DueDelivery],
+        send: Callable[[Path], scu.Answer],
+        stopping: Callable[[], bool],
+        taken: Counter[Study],
+        failed: Counter[Study],
+    ) -> None:
         for waiting in batch:
             if stopping():
                 return
             delivery = self._outbox.begin(waiting)
             if delivery is None:
                 continue
-            try:
-                answer = send(Path(delivery.path))
-            except PeerUnreachable as error:
-                # this one may be what breaks the peer; the others are due as before, and go without it
-                self._retry(delivery, str(error))
-                return
-            self._judge(delivery, answer)
+            study = (delivery.study_uid, delivery.patient_id)
+            with bound_contextvars(study=hashed(delivery.study_uid), delivery=delivery.id):
+                try:
+                    answer = send(Path(delivery.path))
+                except PeerUnreachable as error:
+                    # this one may be what breaks the peer; the others are due as before, and go without it
+                    failed[study] += 1
+                    self._retry(delivery, str(error))
+                    return
+                was_taken = self._judge(delivery, answer)
+                (taken if was_taken else failed)[study] += 1
 
-    def _judge(self, delivery: DueDelivery, answer: scu.Answer) -> None:
+    def _judge(self, delivery: DueDelivery, answer: scu.Answer) -> bool:
+        """Write down what an answer means; whether the destination took it."""
         if answer.status is None:
             self._refused(delivery, answer.comment)
-            return
+            return False
         said = f"{self._way.verb} answered {answer.status:04X}" + (
             f" ({answer.comment})" if answer.comment else ""
         )
@@ -132,7 +166,10 @@ class Courier:
                 destination=self._name,
                 instance=hashed(delivery.sop_instance_uid),
                 status=f"{answer.status:04X}",
+                confirmed=self._answer_confirms,
             )
+            return True
+        return False
 
     def _refused(self, delivery: DueDelivery, reason: str) -> None:
         """The destination does not want it: a LABELMAP it may want as BINARY, anything else is dead."""

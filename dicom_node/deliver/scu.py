@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.sop_class import (
@@ -20,6 +22,8 @@ from pynetdicom.sop_class import (
 )
 
 from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
+from dicom_node.observe.exchange import asked
+from dicom_node.observe.recording import record
 
 T = TypeVar("T")
 
@@ -193,6 +197,7 @@ def related_instances(address: Address, study_uid: str, series_uid: str) -> int 
 
 
 def _find(peer: Any, address: Address, query: Dataset, model: str) -> list[Dataset]:
+    record(asked(address.calling_ae, address.called_ae, str(model), _encoded(query)))
     matches = []
     for status, identifier in peer.send_c_find(query, model):
         if "Status" not in status:
@@ -202,6 +207,14 @@ def _find(peer: Any, address: Address, query: Dataset, model: str) -> list[Datas
         elif status.Status not in (0x0000, 0xFF00, 0xFF01):
             raise PeerRefused(f"{address} answered the C-FIND with {status.Status:04X}")
     return matches
+
+
+def _encoded(query: Dataset) -> bytes:
+    """An identifier, Explicit VR Little Endian."""
+    encoded = DicomBytesIO()
+    encoded.is_little_endian, encoded.is_implicit_VR = True, False
+    write_dataset(encoded, query)
+    return bytes(encoded.getvalue())
 
 
 @dataclass(frozen=True, slots=True)

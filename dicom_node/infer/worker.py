@@ -102,7 +102,12 @@ class Worker:
             False if the job was given back because there is no room for its results.
         """
         began = time.monotonic()
-        known = {"job": job.lease.job_id, "model": job.model, "series": hashed(job.key.series_uid)}
+        known = {
+            "job": job.lease.job_id,
+            "model": job.model,
+            "study": hashed(job.key.study_uid),
+            "series": hashed(job.key.series_uid),
+        }
         log.info("job begins", attempt=job.attempt, instances=len(job.instances), **known)
         try:
             with _beating(self._queue, job.lease, self._settings) as still_ours:

@@ -5,10 +5,13 @@ which is RFC 3881 corrected). The trail names patients by ID, as it must; so it 
 and never to the log.
 """
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from xml.etree import ElementTree as Xml
+
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 Code = tuple[str, str]
 """Code and meaning, of DCM."""
@@ -18,9 +21,11 @@ class Event(Enum):
     """Event IDs (PS3.16 CID 400)."""
 
     APPLICATION = ("110100", "Application Activity")
+    BEGIN_TRANSFERRING = ("110102", "Begin Transferring DICOM Instances")
     ACCESSED = ("110103", "DICOM Instances Accessed")
     TRANSFERRED = ("110104", "DICOM Instances Transferred")
     EXPORT = ("110106", "Export")
+    QUERY = ("110112", "Query")
     ALERT = ("110113", "Security Alert")
     AUTHENTICATION = ("110114", "User Authentication")
 
@@ -84,6 +89,12 @@ class AuditEvent:
     study_uid: str = ""
     patient_id: str = ""
     instances: int | None = None
+    sop_class_uid: str = ""
+    """Of the information model that a query went to."""
+    query: bytes = b""
+    """A query's identifier, Explicit VR Little Endian."""
+    alert: str = ""
+    """What a security alert is about, in a sentence."""
     details: dict[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +124,10 @@ def message(event: AuditEvent, source_id: str) -> str:
         _study(root, event)
     if event.patient_id:
         _patient(root, event.patient_id)
+    if event.query:
+        _query(root, event)
+    if event.alert:
+        _alert(root, event)
     return Xml.tostring(root, encoding="unicode")
 
 
@@ -141,10 +156,42 @@ def _study(root: Xml.Element, event: AuditEvent) -> None:
     )
     _code(study, "ParticipantObjectIDTypeCode", ("110180", "Study Instance UID"))
     for name, value in event.details.items():
-        Xml.SubElement(study, "ParticipantObjectDetail", type=name, value=_clean(value))
+        told = _base64(_clean(value).encode())
+        Xml.SubElement(study, "ParticipantObjectDetail", type=name, value=told)
     if event.instances is not None:
         description = Xml.SubElement(study, "ParticipantObjectDescription")
         Xml.SubElement(description, "NumberOfInstances").text = str(event.instances)
+
+
+def _query(root: Xml.Element, event: AuditEvent) -> None:
+    query = Xml.SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=event.sop_class_uid,
+        ParticipantObjectTypeCode="2",  # a system object
+        ParticipantObjectTypeCodeRole="3",  # a report
+    )
+    _code(query, "ParticipantObjectIDTypeCode", ("110181", "SOP Class UID"))
+    Xml.SubElement(query, "ParticipantObjectQuery").text = _base64(event.query)
+    syntax = _base64(EXPLICIT_VR_LITTLE_ENDIAN.encode())
+    Xml.SubElement(query, "ParticipantObjectDetail", type="TransferSyntax", value=syntax)
+
+
+def _alert(root: Xml.Element, event: AuditEvent) -> None:
+    subject = Xml.SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=_clean(event.actors[-1].user),
+        ParticipantObjectTypeCode="2",  # a system object
+        ParticipantObjectTypeCodeRole="13",  # a security resource
+    )
+    _code(subject, "ParticipantObjectIDTypeCode", ("110182", "Node ID"))
+    value = _base64(_clean(event.alert).encode())
+    Xml.SubElement(subject, "ParticipantObjectDetail", type="Alert Description", value=value)
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
 
 
 def _patient(root: Xml.Element, patient_id: str) -> None:

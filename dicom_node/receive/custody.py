@@ -10,14 +10,17 @@ import os
 import threading
 import traceback
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dicom_node.errors import DimseStatus, NodeError, OutOfResources, SpoolFailed
+from dicom_node.observe.exchange import received
 from dicom_node.observe.intake import note_stopped
 from dicom_node.observe.logging import get_logger, hashed
-from dicom_node.read.header import read_header
+from dicom_node.observe.recording import record
+from dicom_node.read.header import Header, read_header
 from dicom_node.receive.admit import check_identity
 from dicom_node.receive.command import Command
 from dicom_node.receive.index import Ended, Indexer, Opened, Stored
@@ -95,6 +98,9 @@ class Custody:
         self._owner = SegmentOwner(self.association_id, peer, datetime.now(UTC))
         self._stored = 0
         self._unbooked: Stored | None = None
+        self._studies: Counter[tuple[str, str]] = Counter()
+        """(Study Instance UID, Patient ID) -> instances stored."""
+        self._series: set[str] = set()
 
     def begin(self) -> RecordWriter:
         """Room for the data set of a C-STORE.
@@ -139,8 +145,20 @@ class Custody:
         if self._stored == 0:
             self._indexer.put(Opened(self._owner, self._unbooked.address.segment))
         self._stored += 1
+        self._count(self._unbooked.header)
         self._indexer.put(self._unbooked)
         self._unbooked = None
+
+    def _count(self, header: Header) -> None:
+        """For the log and the audit trail."""
+        self._studies[header.study_uid, header.patient_id] += 1
+        if header.series_uid not in self._series:
+            self._series.add(header.series_uid)
+            log.info(
+                "series comes in",
+                study=hashed(header.study_uid),
+                series=hashed(header.series_uid),
+            )
 
     def refuse(self, error: Exception, command: Command) -> Answer:
         """The answer that an error means; the one place where an error becomes a status on the wire."""
@@ -167,6 +185,11 @@ class Custody:
         """The association is over."""
         if self._writer is None:
             return
+        peer = self._owner.peer
+        for (study_uid, patient_id), count in self._studies.items():
+            record(
+                received(peer.calling_ae, peer.host, peer.called_ae, study_uid, patient_id, count)
+            )
         if self._stored:
             self._writer.rest()
             self._indexer.put(Ended(self.association_id, ending, self._writer))

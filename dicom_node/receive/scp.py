@@ -17,10 +17,13 @@ from ssl import SSLContext
 
 from pynetdicom import AE
 from pynetdicom.presentation import PresentationContext
+from structlog.contextvars import bound_contextvars
 
 from dicom_node.compose.uids import IMPLEMENTATION_CLASS_UID
+from dicom_node.observe.exchange import Throttle, refused
 from dicom_node.observe.intake import receiving
 from dicom_node.observe.logging import get_logger
+from dicom_node.observe.recording import record
 from dicom_node.receive import pdu
 from dicom_node.receive.admit import AccessRules, admit
 from dicom_node.receive.association import AssociationAborted, Messages
@@ -118,6 +121,7 @@ class Receiver:
         self._listener.listen(BACKLOG)
         self._wake, self._waker = socket.socketpair()
         self._connections = _Connections()
+        self._throttle = Throttle()
         self._stopping = threading.Event()
         self._acceptor = threading.Thread(target=self._accept, name="acceptor", daemon=True)
 
@@ -259,6 +263,11 @@ class Receiver:
             rejection = rejection or pdu.TEMPORARY_CONGESTION
             log.warning("association rejected", **_who(peer), rejection=str(rejection))
             association.reject(rejection)
+            if rejection != pdu.TEMPORARY_CONGESTION and self._throttle.passes(
+                peer.calling_ae, peer.host
+            ):
+                why = f"association rejected ({rejection})"
+                record(refused(peer.called_ae, peer.calling_ae, peer.host, why))
             return
         try:
             self._connections.promote(connection)
@@ -290,7 +299,8 @@ class Receiver:
         messages = Messages(connection, association, custody)
         ending, reason, abort = Ending.LOST, "", None
         try:
-            messages.serve()
+            with bound_contextvars(association=custody.association_id):
+                messages.serve()
             ending = Ending.RELEASED
         except AssociationAborted:
             ending, reason = Ending.ABORTED, "the peer aborted"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree as Xml
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from ai_models.phantoms.dicom import write_ct_series
 from ai_models.phantoms.thorax import thorax
 from dicom_node.deliver import scu
 from dicom_node.demo.pacs import folder_pacs
+from dicom_node.observe.logging import hashed
 from dicom_node.settings import BUNDLED_MODELS
 from tests.conftest import program
 from tests.harness import Node, node, settled
@@ -242,12 +244,50 @@ def test_no_log_and_no_metric_names_the_patient(site: Site, cookies: dict[str, s
         assert told not in metrics
 
 
-def test_a_study_can_be_followed_through_the_log_by_its_hash(site: Site) -> None:
+def test_a_study_can_be_followed_through_the_log_from_association_to_confirmation(
+    site: Site,
+) -> None:
     events = [
         json.loads(line) for line in site.node.log.read_text().splitlines() if line[:1] == "{"
     ]
-    stories = [one["event"] for one in events if "study" in one or "series" in one]
-    assert {"job begins", "job ends"} <= set(stories)
+    known = hashed(site.study_uid)
+    story = [one for one in events if one.get("study") == known]
+    told = [one["event"] for one in story]
+    order = ["series comes in", "series queued", "job begins", "job ends", "delivered"]
+    assert [told.index(one) for one in order] == sorted(told.index(one) for one in order), told
+    comes, delivered = story[0], story[told.index("delivered")]
+    ended = [one for one in events if one["event"] == "association ended"]
+    assert comes["association"] in {one["association"] for one in ended}
+    assert delivered["confirmed"] is True
+    assert comes["series"] == story[told.index("job begins")]["series"]
+
+
+def test_what_went_over_dicom_is_in_the_audit_trail(site: Site) -> None:
+    trail = site.node.settings.data_dir / "audit.log"
+    deadline = time.monotonic() + 30
+    while "Begin Transferring" not in (text := trail.read_text() if trail.exists() else ""):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.1)
+    messages = [Xml.fromstring(line) for line in text.splitlines()]
+    told = [
+        (
+            one.find("EventIdentification/EventID").attrib["originalText"],  # type: ignore[union-attr]
+            one.find("EventIdentification").attrib["EventActionCode"],  # type: ignore[union-attr]
+        )
+        for one in messages
+    ]
+    assert told[0] == ("Application Activity", "E")
+    assert ("DICOM Instances Transferred", "C") in told
+    came = messages[told.index(("DICOM Instances Transferred", "C"))]
+    objects = [
+        one.attrib["ParticipantObjectID"] for one in came.iter("ParticipantObjectIdentification")
+    ]
+    assert objects == [site.study_uid, f"{MARK}-ID"]
+    assert [one.attrib["UserID"] for one in came.iter("ActiveParticipant")] == [
+        "CT_MARK",
+        site.node.address.ae_title,
+    ]
+    assert [one.text for one in came.iter("NumberOfInstances")] == ["24"]
 
 
 def test_processes_count_what_they_log(site: Site) -> None:
