@@ -16,6 +16,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from dicom_node.deliver.scu import Address, associated
+from dicom_node.deliver.turns import my_turn
 from dicom_node.errors import DimseStatus, PeerRefused, PeerUnreachable
 from dicom_node.observe.logging import get_logger, hashed
 
@@ -73,6 +74,7 @@ def request(
     ]
     handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
     with associated(address, contexts, handlers) as association:
+        my_turn(association)
         status, _ = association.send_n_action(
             _request(transaction_uid, references),
             REQUEST_COMMITMENT,

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (
     Verification,
 )
 
+from dicom_node.deliver.turns import my_turn, taking_turns
 from dicom_node.errors import CannotUnderstand, PeerRefused, PeerUnreachable
 from dicom_node.observe.exchange import asked
 from dicom_node.observe.recording import record
@@ -84,9 +85,10 @@ def associated(
             raise PeerRefused(f"{address} accepted none of the proposed presentation contexts")
         raise PeerUnreachable(f"{address} does not answer")
     try:
-        yield association
+        yield taking_turns(association)
     finally:
         if association.is_established:
+            my_turn(association)
             association.release()
         else:
             association.abort()
@@ -99,6 +101,7 @@ def echo(address: Address) -> None:
         PeerUnreachable, PeerRefused: it did not work.
     """
     with associated(address, [(Verification, [ImplicitVRLittleEndian])]) as association:
+        my_turn(association)
         status = association.send_c_echo()
         if "Status" not in status:
             raise PeerUnreachable(f"{address} did not answer the C-ECHO")
@@ -199,6 +202,7 @@ def related_instances(address: Address, study_uid: str, series_uid: str) -> int 
 def _find(peer: Any, address: Address, query: Dataset, model: str) -> list[Dataset]:
     record(asked(address.calling_ae, address.called_ae, str(model), _encoded(query)))
     matches = []
+    my_turn(peer)
     for status, identifier in peer.send_c_find(query, model):
         if "Status" not in status:
             raise PeerUnreachable(f"{address} broke off the C-FIND")
@@ -273,6 +277,7 @@ def _store_one(association: Any, address: Address, path: Path) -> Answer:
     try:
         data_set = read_file(path)
         _decompress_for(association, data_set)
+        my_turn(association)
         status = association.send_c_store(data_set)
     except CannotUnderstand as error:
         return Answer(None, str(error))
