@@ -39,10 +39,7 @@ def received(
         Event.TRANSFERRED,
         Action.CREATE,
         _now(),
-        (
-            Actor(peer, requestor=True, address=host, role=SOURCE),
-            Actor(ours, requestor=False, role=DESTINATION),
-        ),
+        _between(peer, ours, host),
         study_uid=study_uid,
         patient_id=patient_id,
         instances=instances,
@@ -51,10 +48,7 @@ def received(
 
 def begin_sending(ours: str, destination: str, study_uid: str, patient_id: str) -> AuditEvent:
     """Results of a study are about to be sent (A.5.3.3, Begin Transferring DICOM Instances)."""
-    actors = (
-        Actor(ours, requestor=True, role=SOURCE),
-        Actor(destination, requestor=False, role=DESTINATION),
-    )
+    actors = _between(ours, destination)
     return AuditEvent(
         Event.BEGIN_TRANSFERRING,
         Action.EXECUTE,
@@ -69,10 +63,7 @@ def sent(
     ours: str, destination: str, study_uid: str, patient_id: str, instances: int, failed: int
 ) -> AuditEvent:
     """Results of a study were sent, or were not taken (A.5.3.7)."""
-    actors = (
-        Actor(ours, requestor=True, role=SOURCE),
-        Actor(destination, requestor=False, role=DESTINATION),
-    )
+    actors = _between(ours, destination)
     return AuditEvent(
         Event.TRANSFERRED,
         Action.READ,
@@ -87,10 +78,7 @@ def sent(
 
 def asked(ours: str, peer: str, sop_class_uid: str, query: bytes) -> AuditEvent:
     """A peer was queried (A.5.3.10); `query` is the identifier as it was sent."""
-    actors = (
-        Actor(ours, requestor=True, role=SOURCE),
-        Actor(peer, requestor=False, role=DESTINATION),
-    )
+    actors = _between(ours, peer)
     return AuditEvent(
         Event.QUERY, Action.EXECUTE, _now(), actors, sop_class_uid=sop_class_uid, query=query
     )
@@ -137,6 +125,14 @@ class Throttle:
                 self._last.clear()
             self._last[key] = now
             return True
+
+
+def _between(source: str, destination: str, address: str = "") -> tuple[Actor, Actor]:
+    """Who asked, from where, and who was asked."""
+    return (
+        Actor(source, requestor=True, address=address, role=SOURCE),
+        Actor(destination, requestor=False, role=DESTINATION),
+    )
 
 
 def _now() -> datetime:
